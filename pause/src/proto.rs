@@ -1,0 +1,97 @@
+//! Messages between keeper and supervisor: one fixed-size record a `SOCK_SEQPACKET` packet.
+//!
+//! | from       | message  | key         | a     | b      | fd  | answer                                        |
+//! |------------|----------|-------------|-------|--------|-----|-----------------------------------------------|
+//! | supervisor | `Hello`  |             |       |        |     | `Done`, key = [`VERSION`], a = 0              |
+//! | supervisor | `Put`    | slot        |       |        | yes | `Done`, a = 0, `ENOSPC` or `EBADF` (no fd came) |
+//! | supervisor | `Get`    | slot        |       |        |     | `Fd` with the fd, or `Done`, a = `ENOENT`     |
+//! | supervisor | `Drop`   | slot        |       |        |     | `Done`, a = 0 or `ENOENT`                     |
+//! | supervisor | `List`   | lowest slot |       |        |     | `Item`, key = next used slot >= key, or `Done`, a = `ENOENT` |
+//! | supervisor | `Reap`   |             | pid   |        |     | `Done`, a = 0 or an errno; key = pid          |
+//! | supervisor | `Quit`   |             |       |        |     | none: keeper exits 0, and with it the pod     |
+//! | keeper     | `Exited` | `si_code`   | pid   | status |     | `Reap`, once the record is synced             |
+//!
+//! Requests are answered in order. `Exited` comes unasked, one at a time: the next zombie is announced after the last
+//! one was reaped, and the current one is announced again to a supervisor that was started again. `Put` replaces.
+//! Anything else (a short packet, an unknown kind, more than one fd) is answered with `Done`, a = `EINVAL`, and every fd that came is closed.
+
+/// Version of this protocol, answered to [`Kind::Hello`].
+pub const VERSION: u64 = 1;
+
+/// How many descriptors keeper can hold.
+pub const SLOTS: usize = 320;
+
+/// The fd on which a supervisor finds its socket to keeper.
+pub const SUPERVISOR_FD: i32 = 3;
+
+/// keeper's own fds at its start: the locked pod directory and the husk executable (`O_PATH`, kept under [`SLOT_EXE`]).
+pub const KEEPER_LOCK_FD: i32 = 3;
+/// See [`KEEPER_LOCK_FD`].
+pub const KEEPER_EXE_FD: i32 = 4;
+
+/// The slot that holds the executable of the next supervisor.
+pub const SLOT_EXE: u64 = 1;
+
+/// What a message asks or says. Append, never renumber.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Which protocol is spoken?
+    Hello = 1,
+    /// Keep this fd under `key`.
+    Put = 2,
+    /// Give me a copy of the fd under `key`.
+    Get = 3,
+    /// Close the fd under `key`.
+    Drop = 4,
+    /// Which is the first used slot from `key` on?
+    List = 5,
+    /// The exit of `a` is on disk: reap it.
+    Reap = 6,
+    /// The pod is over.
+    Quit = 7,
+    /// The answer to everything that returns no fd; `a` is an errno or 0.
+    Done = 32,
+    /// The answer to [`Kind::Get`].
+    Fd = 33,
+    /// The answer to [`Kind::List`].
+    Item = 34,
+    /// A child is dead and kept as a zombie.
+    Exited = 35,
+}
+
+/// One packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msg {
+    /// A [`Kind`] as a number; decoded with [`Kind::from_u32`], never cast.
+    pub kind: u32,
+    /// pid or errno.
+    pub a: i32,
+    /// `si_status` of an exit.
+    pub b: i32,
+    /// Zero.
+    pub pad: i32,
+    /// Slot, version or `si_code`.
+    pub key: u64,
+}
+
+impl Kind {
+    /// Decodes a number off the wire; `None` for one that no version of this table knows.
+    pub const fn from_u32(n: u32) -> Option<Kind> {
+        Some(match n {
+            1 => Kind::Hello,
+            2 => Kind::Put,
+            3 => Kind::Get,
+            4 => Kind::Drop,
+            5 => Kind::List,
+            6 => Kind::Reap,
+            7 => Kind::Quit,
+            32 => Kind::Done,
+            33 => Kind::Fd,
+            34 => Kind::Item,
+            35 => Kind::Exited,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! The image store: load, import, resolve, unpack, remove.

@@ -1,0 +1,13 @@
+//! husk, a pod runtime for one Linux host. The rooms and the way of a pod are described in `docs/architecture.md`.
+//!
+//! This library exists for the `husk` binary, its tests and its fuzz targets; it promises no stable interface.
+
+pub mod cgroup;
+pub mod cli;
+pub mod image;
+pub mod manifest;
+pub mod pod;
+pub mod runtime;
+pub mod state;
+pub mod supervisor;
+pub mod volume;

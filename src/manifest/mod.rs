@@ -1,0 +1,1 @@
+//! Kubernetes objects in: parse, default, validate. No I/O.

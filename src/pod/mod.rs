@@ -1,0 +1,1 @@
+//! Kubelet semantics as pure functions over records; time is a parameter.

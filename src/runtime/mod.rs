@@ -1,0 +1,1 @@
+//! CRI-shaped verbs over sandboxes and containers.

@@ -1,0 +1,3 @@
+//! The only writer below the two state roots.
+
+pub mod record;

@@ -1,0 +1,1 @@
+//! emptyDir, hostPath and subPath: prepare, verify, remove.

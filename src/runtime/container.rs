@@ -198,6 +198,11 @@ impl Pipes {
     }
 }
 
+fn c_string(p: &Path) -> Result<CString, Error> {
+    CString::new(p.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::Internal { what: format!("a NUL byte in {}", p.display()) })
+}
+
 /// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
 fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
     let (upper, work) = (dir.join("upper"), dir.join("work"));
@@ -215,13 +220,18 @@ fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
         }
     }
     let open = |p: &Path| -> Result<OwnedFd, Error> {
-        let name = CString::new(p.as_os_str().as_encoded_bytes())
-            .map_err(|_| Error::Internal { what: format!("a NUL byte in {}", p.display()) })?;
-        path::openat(nix::fcntl::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0)
+        path::openat(nix::fcntl::AT_FDCWD, &c_string(p)?, libc::O_PATH | libc::O_DIRECTORY, 0)
             .map_err(|e| Error::sys(format_args!("open {}", p.display()), e))
     };
     // Layers by number: neither the 255 bytes of an fsconfig string nor a colon in a path matter then.
     let lower = layers.iter().map(|l| open(Path::new(l))).collect::<Result<Vec<_>, _>>()?;
+    // The merged root shows the upper directory's permissions and owner: those of the image's root are meant.
+    if let Some(top) = lower.first() {
+        let meta = path::fstat(top.as_fd()).map_err(|e| Error::sys("look at the image's root", e))?;
+        let set = path::fchmodat(nix::fcntl::AT_FDCWD, &c_string(&upper)?, meta.st_mode & 0o7777)
+            .and_then(|()| path::fchownat(nix::fcntl::AT_FDCWD, &c_string(&upper)?, meta.st_uid, meta.st_gid));
+        set.map_err(|e| Error::sys(format_args!("set up {}", upper.display()), e))?;
+    }
     let (upper, work) = (open(&upper)?, open(&work)?);
     let failed = |e| Error::sys("mount the container's root (overlay)", e);
     let number = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());

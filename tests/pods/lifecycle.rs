@@ -102,7 +102,7 @@ fn an_init_container_that_fails_is_tried_again_by_the_other_policies() {
             ),
             (&json!(1), &json!(0), &json!(3))
         );
-        pod.delete(&["--now"]);
+        pod.delete(&["--force"]);
     }
 }
 
@@ -245,6 +245,6 @@ fn wait_returns_when_the_condition_holds_and_times_out_otherwise() {
     let late = host.husk(&["wait", "pod", "waited", "--for=condition=Ready", "--timeout=300ms"]);
     assert_eq!(late.code, Some(1), "{late}");
     let deletion = host.job(&["wait", "pod", "waited", "--for=delete", "--timeout=20s"]).start();
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert_eq!(deletion.finish().code, Some(0));
 }

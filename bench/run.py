@@ -1,6 +1,7 @@
 """Runs the benchmark; started by scripts/bench, which builds husk first. Python's standard library is all it needs."""
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -130,6 +131,36 @@ class Husk:
         return [self.binary, *self.roots, "delete", "pod", "bench"]
 
 
+class Crun:
+    """For comparison: one container of an established runtime, without a pod around it."""
+
+    name = "crun"
+
+    def __init__(self, work):
+        self.bundle, self.stamp = work / "bundle", work / "stamp"
+        self.layer = work / "layer"
+
+    def __enter__(self):
+        self.bundle.mkdir()
+        subprocess.run(["crun", "spec"], cwd=self.bundle, check=True)
+        path = self.bundle / "config.json"
+        spec = json.loads(path.read_text())
+        spec["process"].update(terminal=False, args=["/first", "/stamp/pipe"])
+        spec["root"] = {"path": str(self.layer), "readonly": True}
+        spec["mounts"].append({"destination": "/stamp", "type": "bind", "source": str(self.stamp), "options": ["rbind", "rw"]})
+        path.write_text(json.dumps(spec))
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["crun", "delete", "--force", "husk-bench"], check=False, stderr=subprocess.DEVNULL)
+
+    def start(self):
+        return ["crun", "run", "--detach", "--bundle", self.bundle, "husk-bench"]
+
+    def remove(self):
+        return ["crun", "delete", "--force", "husk-bench"]
+
+
 def once(side, stamp):
     command = [BUILT / "measure", stamp / "pipe", *side.start(), "--", *side.remove()]
     result = subprocess.run(list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -209,6 +240,7 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="measures husk against a bare program")
     parser.add_argument("--rounds", type=int, default=60, help="measurements of each kind (default 60)")
+    parser.add_argument("--crun", action="store_true", help="measure one container of crun as well, which must be installed")
     parser.add_argument("--write", action="store_true", help="write the figures into docs/benchmarks.md")
     options = parser.parse_args()
     if os.geteuid():
@@ -220,9 +252,12 @@ def main():
     try:
         (work / "stamp").mkdir()
         os.mkfifo(work / "stamp" / "pipe", 0o666)
-        with Bare(work) as bare, Husk(work, state, find_husk()) as husk:
-            cold = series([bare, husk], work / "stamp", options.rounds, 0.15)
-            warm = series([bare, husk], work / "stamp", options.rounds, 0.0)
+        with contextlib.ExitStack() as stack:
+            bare = stack.enter_context(Bare(work))
+            husk = stack.enter_context(Husk(work, state, find_husk()))
+            sides = [bare, husk] + ([stack.enter_context(Crun(work))] if options.crun else [])
+            cold = series(sides, work / "stamp", options.rounds, 0.15)
+            warm = series(sides, work / "stamp", options.rounds, 0.0)
             idle = memory(state)
             binary = husk.binary.stat().st_size
     finally:
@@ -248,6 +283,11 @@ def main():
         "",
         *idle,
     ]
+    if options.crun:
+        version = subprocess.run(["crun", "--version"], text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()[0]
+        times = [summary(figures["crun"], column)[0] / 1000 for column in (0, 2) for figures in (cold, warm)]
+        lines += ["", f"For comparison, {version}, one container without a pod: {times[0]:.1f} ms to the first instruction after rest,"
+                  f" {times[1]:.1f} ms back to back; removal {times[2]:.1f} and {times[3]:.1f} ms."]
     text = "\n".join(lines)
     print(text)
     if options.write:

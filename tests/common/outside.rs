@@ -90,13 +90,17 @@ pub fn sweep(dir: &Path, state: &Path) {
             break;
         }
         for pid in left {
-            drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+            if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                eprintln!("kill {pid}: {errno}");
+            }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     for line in mounts(dir) {
         if let Some(point) = line.split(' ').nth(4) {
-            drop(nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH));
+            if let Err(errno) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {
+                eprintln!("unmount {point}: {errno}");
+            }
         }
     }
     let mut paths = cgroups(&parent);

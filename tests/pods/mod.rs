@@ -3,6 +3,7 @@
 mod bad_input;
 mod cgroups;
 mod crash;
+mod harness;
 mod images;
 mod lifecycle;
 mod logs;

@@ -9,6 +9,7 @@ mod quantity;
 mod resources;
 mod selector;
 mod validate;
+mod volumes;
 
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
@@ -16,3 +17,4 @@ pub use quantity::{Quantity, QuantityError, quantity};
 pub use resources::{QosClass, Resources, oom_score_adj, pod_resources, qos_class, resources};
 pub use selector::{Selector, SelectorError, selector};
 pub use validate::{Errors, FieldError, validate};
+pub use volumes::{is_memory, memory_volume_bytes};

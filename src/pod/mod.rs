@@ -10,3 +10,11 @@ mod status;
 pub use decide::{Action, Decision, Now, decide};
 pub use events::{apply_exit, apply_initialized, apply_sandbox_end, apply_start, request_delete};
 pub use status::{Liveness, Phase, phase, printable_status, to_v1};
+
+use crate::state::record::{ContainerKind, PodRecord};
+
+/// The waiting reason of a container that was never started: `PodInitializing` for an app container behind init containers.
+pub fn initial_reason(record: &PodRecord, kind: ContainerKind) -> &'static str {
+    let behind = kind == ContainerKind::App && record.containers.iter().any(|c| c.kind == ContainerKind::Init);
+    if behind { "PodInitializing" } else { "ContainerCreating" }
+}

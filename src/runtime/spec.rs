@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxNamespaceBuilder,
-    LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxNamespaceType, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::Error;
@@ -76,33 +76,7 @@ pub fn container(record: &PodRecord, container: &ContainerRecord, given: Given) 
     let pod = record.pod.spec.as_ref().ok_or_else(missing)?;
     let security = c.security_context.clone().unwrap_or_default();
     let privileged = privileged(c);
-    let capabilities = capabilities(c, privileged)?;
-    let sets = LinuxCapabilitiesBuilder::default()
-        .bounding(capabilities.clone())
-        .permitted(capabilities.clone())
-        .effective(capabilities)
-        .inheritable(Capabilities::new())
-        .ambient(Capabilities::new())
-        .build()
-        .map_err(build)?;
-    let user = UserBuilder::default()
-        .uid(container.user.uid)
-        .gid(container.user.gid)
-        .additional_gids(container.user.groups.clone())
-        .umask(0o022_u32)
-        .build()
-        .map_err(build)?;
-    let process = ProcessBuilder::default()
-        .terminal(c.tty.unwrap_or(false))
-        .user(user)
-        .args(container.argv.clone())
-        .env(container.env.clone())
-        .cwd(PathBuf::from(&container.cwd))
-        .capabilities(sets)
-        .no_new_privileges(security.allow_privilege_escalation == Some(false))
-        .oom_score_adj(given.oom_score_adj)
-        .build()
-        .map_err(build)?;
+    let process = process(container, c, container.argv.clone(), c.tty.unwrap_or(false), given.oom_score_adj)?;
     let unmasked = privileged || security.proc_mount.as_deref() == Some("Unmasked");
     let strings = |paths: &[&str]| paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
     let mut linux = LinuxBuilder::default()
@@ -131,6 +105,60 @@ pub fn container(record: &PodRecord, container: &ContainerRecord, given: Given) 
     // The sandbox has its own.
     spec.set_hostname(None);
     Ok(spec)
+}
+
+/// The `process` of an exec: the container's own with another command.
+///
+/// # Errors
+/// As [`container`].
+pub fn exec_process(
+    record: &PodRecord,
+    container: &ContainerRecord,
+    argv: Vec<String>,
+    tty: bool,
+) -> Result<Process, Error> {
+    let missing = || Error::Internal { what: format!("container {} is not in the manifest", container.name) };
+    let c = manifest(record, container).ok_or_else(missing)?;
+    let pod = record.pod.spec.as_ref().ok_or_else(missing)?;
+    let oom_score_adj = crate::manifest::oom_score_adj(pod, c, super::resolve::memory_capacity_bytes());
+    process(container, c, argv, tty, oom_score_adj)
+}
+
+fn process(
+    container: &ContainerRecord,
+    c: &Container,
+    argv: Vec<String>,
+    tty: bool,
+    oom_score_adj: i32,
+) -> Result<Process, Error> {
+    let security = c.security_context.as_ref();
+    let capabilities = capabilities(c, privileged(c))?;
+    let sets = LinuxCapabilitiesBuilder::default()
+        .bounding(capabilities.clone())
+        .permitted(capabilities.clone())
+        .effective(capabilities)
+        .inheritable(Capabilities::new())
+        .ambient(Capabilities::new())
+        .build()
+        .map_err(build)?;
+    let user = UserBuilder::default()
+        .uid(container.user.uid)
+        .gid(container.user.gid)
+        .additional_gids(container.user.groups.clone())
+        .umask(0o022_u32)
+        .build()
+        .map_err(build)?;
+    ProcessBuilder::default()
+        .terminal(tty)
+        .user(user)
+        .args(argv)
+        .env(container.env.clone())
+        .cwd(PathBuf::from(&container.cwd))
+        .capabilities(sets)
+        .no_new_privileges(security.and_then(|s| s.allow_privilege_escalation) == Some(false))
+        .oom_score_adj(oom_score_adj)
+        .build()
+        .map_err(build)
 }
 
 fn build(e: oci_spec::OciSpecError) -> Error {

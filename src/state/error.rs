@@ -25,6 +25,13 @@ pub enum Error {
         /// Its value.
         path: PathBuf,
     },
+    /// `--root` was used with another `--state` before.
+    RootInUse {
+        /// The root.
+        root: PathBuf,
+        /// Its state directory.
+        partner: PathBuf,
+    },
     /// A directory of ours is not a directory, or not root's.
     NotOurs {
         /// Which.
@@ -86,6 +93,12 @@ impl fmt::Display for Error {
             Error::BadRoot { option, path } => {
                 write!(f, "{option} {path:?}: must be a path without control characters")
             }
+            Error::RootInUse { root, partner } => write!(
+                f,
+                "--root {} goes with --state {}; give each state directory a root of its own",
+                root.display(),
+                partner.display()
+            ),
             Error::NotOurs { path } => {
                 write!(
                     f,

@@ -8,6 +8,7 @@
 //!                    status.json   what has happened since
 //!                    control.sock  the supervisor's door
 //! <state>/pods/.gone-<uid>/        a pod directory that is being removed
+//! <root>/state-directory           which --state this root goes with
 //! <root>/pods/<uid>/               volumes/<name>, containers/<name>/<attempt>/{upper,work}
 //! <root>/logs/<ns>_<name>_<uid>/   <container>/<attempt>.log
 //! <root>/images/                   the image store's
@@ -16,6 +17,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -96,6 +98,7 @@ impl Roots {
         for dir in [&self.state, &self.root] {
             make_private(dir)?;
         }
+        self.bind_roots()?;
         for dir in [self.state.join("pods"), self.state.join("names"), self.root.join("pods"), self.root.join("logs")] {
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -105,6 +108,25 @@ impl Roots {
             }
         }
         Ok(())
+    }
+}
+
+/// Below `--root`: which `--state` it goes with.
+const PARTNER: &str = "state-directory";
+
+impl Roots {
+    /// Data whose pod the state directory does not know is garbage; so a root must not be used with two of them.
+    fn bind_roots(&self) -> Result<(), Error> {
+        let path = self.root.join(PARTNER);
+        let ours = self.state.as_os_str().as_encoded_bytes();
+        match read(&path)? {
+            Some(partner) if partner == ours => Ok(()),
+            Some(partner) => Err(Error::RootInUse {
+                root: self.root.clone(),
+                partner: PathBuf::from(std::ffi::OsString::from_vec(partner)),
+            }),
+            None => replace(&self.root, open_dir(&self.root)?.as_fd(), PARTNER, ours),
+        }
     }
 }
 

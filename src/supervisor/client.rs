@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-
+use husk_oci::sys::fd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::control::{Request, Response};
@@ -40,7 +40,7 @@ impl Client {
         if packet.len() > PACKET_LIMIT {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
-        let _=fds;
+        fd::send(self.0.as_fd(), &packet, fds)?;
         Ok(())
     }
 
@@ -49,7 +49,12 @@ impl Client {
     /// # Errors
     /// The supervisor died (`UnexpectedEof`), or it does not speak our language.
     pub fn receive(&mut self) -> io::Result<(Response, Vec<OwnedFd>)> {
-unimplemented!()
+        let mut buffer = vec![0u8; PACKET_LIMIT];
+        let got = fd::recv(self.0.as_fd(), &mut buffer, false)?;
+        if got.len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((serde_json::from_slice(&buffer[..got.len])?, got.fds.into_iter().flatten().collect()))
     }
 }
 

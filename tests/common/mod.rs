@@ -186,7 +186,7 @@ impl Host {
             if let Some(record) = record_of(&dir) {
                 let name = record.pod.metadata.name.unwrap_or_default();
                 let namespace = record.pod.metadata.namespace.unwrap_or_default();
-                let output = self.husk(&["delete", "pod", &name, "-n", &namespace, "--now"]);
+                let output = self.husk(&["delete", "pod", &name, "-n", &namespace, "--force"]);
                 if output.code != Some(0) {
                     eprintln!("delete of {name} at the end of the test: {output}");
                 }

@@ -74,20 +74,10 @@ impl Snapshot {
     }
 }
 
-/// Name of the cgroup that holds every pod of the state directory `state`, once there has been one.
+/// Name of the cgroup that holds every pod of the state directory `state`.
 pub fn cgroup_parent(state: &Path) -> String {
-    let note = state.with_extension("cgroup");
-    if let Ok(known) = fs::read_to_string(&note) {
-        return known;
-    }
-    let found = fs::read_dir(state.join("pods")).into_iter().flatten().flatten().find_map(|pod| {
-        let record: serde_json::Value = serde_json::from_slice(&fs::read(pod.path().join("pod.json")).ok()?).ok()?;
-        Some(record["cgroup"].as_str()?.split('/').next()?.to_owned())
-    });
-    if let Some(name) = &found {
-        fs::write(&note, name).expect("note the name of the cgroup");
-    }
-    found.unwrap_or_else(|| "husk-not-known-yet".to_owned())
+    // The root plays no part in the name.
+    husk::state::Roots::new(state, state).expect("a path of ours is a good one").cgroup_parent()
 }
 
 /// Kills and removes whatever is left of one test.
@@ -100,13 +90,17 @@ pub fn sweep(dir: &Path, state: &Path) {
             break;
         }
         for pid in left {
-            drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+            if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                eprintln!("kill {pid}: {errno}");
+            }
         }
         std::thread::sleep(Duration::from_millis(10));
     }
     for line in mounts(dir) {
         if let Some(point) = line.split(' ').nth(4) {
-            drop(nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH));
+            if let Err(errno) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {
+                eprintln!("unmount {point}: {errno}");
+            }
         }
     }
     let mut paths = cgroups(&parent);

@@ -103,7 +103,8 @@ impl Job {
         let stdout = drain(child.stdout.take().expect("stdout is a pipe"));
         let stderr = drain(child.stderr.take().expect("stderr is a pipe"));
         let (tell, exit) = channel();
-        thread::spawn(move || drop(tell.send(child.wait().expect("wait for a child"))));
+        // Nobody listens any more once a test has failed.
+        thread::spawn(move || tell.send(child.wait().expect("wait for a child")).is_ok());
         Running { pid, since, patience: super::scaled(self.patience), words: self.words, exit, stdout, stderr }
     }
 
@@ -119,7 +120,7 @@ fn drain(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         pipe.read_to_end(&mut bytes).expect("read a pipe");
-        drop(tell.send(bytes));
+        tell.send(bytes).is_ok()
     });
     told
 }

@@ -59,7 +59,7 @@ fn a_command_that_cannot_start_is_a_start_error_with_its_reason() {
             assert_eq!((&end["exitCode"], &end["reason"]), (&json!(128), &json!("StartError")), "{end}");
             assert!(end["message"].as_str().is_some_and(|text| text.contains(word)), "{end}");
             pod.wait_phase("Failed");
-            pod.delete(&["--now"]);
+            pod.delete(&["--force"]);
         } else {
             assert!(output.code == Some(1) && output.err().contains(word), "{output}");
         }
@@ -161,7 +161,7 @@ fn a_limit_below_what_can_start_is_refused_or_ends_the_container() {
             let pod = host.pod("tiny");
             let end = pod.terminated("main");
             assert!(end["reason"] == "OOMKilled" || end["reason"] == "StartError", "{memory}: {end}");
-            pod.delete(&["--now"]);
+            pod.delete(&["--force"]);
         } else {
             assert!(output.code == Some(1) && output.err().contains("memory"), "{memory}: {output}");
         }

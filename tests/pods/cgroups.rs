@@ -139,7 +139,7 @@ fn exec_runs_inside_the_containers_cgroup() {
     for (one, other) in lines(main).lines().zip(lines(pid).lines()) {
         assert!(other.starts_with(one), "{one} and {other}");
     }
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert!(!alive(pid));
     assert_ne!(exec.finish().code, Some(0));
 }
@@ -180,7 +180,7 @@ fn deletion_leaves_no_cgroup_of_the_pod() {
     let pod = host.run("gone", &manifest("gone", spec));
     let pids: Vec<i32> = wait_for("the children", || Some(children(pod.pid("main"))).filter(|list| list.len() == 2));
     let cgroup = pod.record().cgroup;
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert!(pids.iter().all(|pid| !alive(*pid)));
     let left: Vec<_> = cgroups(&cgroup_parent(&host.state))
         .into_iter()

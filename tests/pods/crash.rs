@@ -103,7 +103,7 @@ fn a_pod_outlives_its_supervisor_and_is_watched_again_within_a_second() {
         .expect("a number");
     let expected: Vec<String> = (1..=last).map(|i| format!("line {i}")).chain([format!("last {last}")]).collect();
     assert_eq!(logs.lines().collect::<Vec<_>>(), expected, "every line is there, once and in order");
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn killing_the_command_line_leaves_a_pod_or_nothing() {
             host.assert_untouched();
         } else {
             host.pod("half").wait_phase("Running");
-            host.ok(&["delete", "pod", "half", "--now"]);
+            host.ok(&["delete", "pod", "half", "--force"]);
         }
     }
 }

@@ -18,7 +18,7 @@ fn an_image_is_loaded_listed_run_and_removed() {
     assert!(said.contains("user"), "the pod that uses it is named: {said}");
     assert!(host.ok(&["image", "ls", "-o", "name"]).out().contains(BUSYBOX));
     pod.sh("main", "true");
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     host.ok(&["image", "rm", BUSYBOX]);
     assert_eq!(host.ok(&["image", "ls", "-o", "name"]).out().trim(), "");
     host.refused(&["image", "rm", BUSYBOX]);

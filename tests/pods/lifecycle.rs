@@ -102,7 +102,7 @@ fn an_init_container_that_fails_is_tried_again_by_the_other_policies() {
             ),
             (&json!(1), &json!(0), &json!(3))
         );
-        pod.delete(&["--now"]);
+        pod.delete(&["--force"]);
     }
 }
 
@@ -227,11 +227,8 @@ fn a_restarted_container_has_a_fresh_root_and_its_old_volumes() {
 #[test]
 fn a_container_over_its_memory_limit_is_oom_killed() {
     let host = Host::new();
-    let script = "dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?; tail -c 300M /dev/zero";
-    let pod = host.run(
-        "oom",
-        &manifest("oom", json!({"containers": [container("c", &format!("exec {}", script.rsplit("; ").next().expect("a command")), json!({"resources": {"limits": {"memory": "32Mi"}}}))]})),
-    );
+    let hog = container("c", "exec tail -c 300000000 /dev/zero", json!({"resources": {"limits": {"memory": "32Mi"}}}));
+    let pod = host.run("oom", &manifest("oom", json!({"containers": [hog]})));
     let end = pod.terminated("c");
     assert_eq!((&end["exitCode"], &end["reason"]), (&json!(137), &json!("OOMKilled")), "{end}");
 }
@@ -245,6 +242,6 @@ fn wait_returns_when_the_condition_holds_and_times_out_otherwise() {
     let late = host.husk(&["wait", "pod", "waited", "--for=condition=Ready", "--timeout=300ms"]);
     assert_eq!(late.code, Some(1), "{late}");
     let deletion = host.job(&["wait", "pod", "waited", "--for=delete", "--timeout=20s"]).start();
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert_eq!(deletion.finish().code, Some(0));
 }

@@ -191,7 +191,7 @@ fn follow_of_a_deleted_pod_ends() {
     );
     pod.wait_log("main", "here");
     let follower = host.job(&["logs", "-f", "gone"]).start();
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     let output = follower.finish();
     assert!(output.out().contains("here") || output.code == Some(1), "{output}");
 }

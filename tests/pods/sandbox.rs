@@ -126,7 +126,7 @@ fn host_namespaces_are_the_hosts_when_asked_for() {
     }
     assert_ne!(namespace(pid, "mnt"), namespace(own(), "mnt"));
     assert!(pod.sh("a", "ps -o args").contains("/bin/sleep 100000"));
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert!(!alive(pid), "with the host's PID namespace the cgroup kills");
 }
 

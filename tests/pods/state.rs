@@ -25,7 +25,7 @@ fn two_roots_never_meet() {
     let parent = |cgroup: String| cgroup.split('/').next().map(str::to_owned);
     assert_ne!(parent(a.record().cgroup), parent(b.record().cgroup));
     let survivor = b.pid("main");
-    a.delete(&["--now"]);
+    a.delete(&["--force"]);
     one.ok(&["gc"]);
     assert!(alive(survivor), "the other root's pod was touched");
     assert_eq!(one.ok(&["get", "pods", "-o", "name"]).out().trim(), "");
@@ -139,7 +139,7 @@ fn a_status_of_another_boot_is_not_believed() {
     assert_ne!(shown["status"]["containerStatuses"][0]["ready"], true, "{}", shown["status"]);
     assert!(shown["status"]["containerStatuses"][0]["state"]["running"].is_null(), "{}", shown["status"]);
     host.ok(&["gc"]);
-    host.husk(&["delete", "pod", "rebooted", "--now"]);
+    host.husk(&["delete", "pod", "rebooted", "--force"]);
     let lives = innocent.try_wait().expect("ask for its state").is_none();
     innocent.kill().expect("end it");
     innocent.wait().expect("reap it");

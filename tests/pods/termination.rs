@@ -233,7 +233,7 @@ fn the_whole_of_a_container_ends_not_its_first_process_only() {
 fn a_hundred_deletes_at_once_delete_once() {
     let host = Host::alone();
     let pod = host.run("popular", &manifest("popular", json!({"containers": [sleeper("main")]})));
-    let jobs: Vec<_> = (0..20).map(|_| host.job(&["delete", "pod", "popular", "--now"]).start()).collect();
+    let jobs: Vec<_> = (0..20).map(|_| host.job(&["delete", "pod", "popular", "--force"]).start()).collect();
     let outputs: Vec<_> = jobs.into_iter().map(crate::common::run::Running::finish).collect();
     assert!(outputs.iter().any(|output| output.code == Some(0)));
     for output in &outputs {

@@ -35,7 +35,7 @@ fn an_empty_dir_is_shared_writable_by_anybody_and_dies_with_the_pod() {
     assert_eq!(pod.sh("a", "stat -c %a /v"), "777\n");
     pod.sh("b", "echo from-b-needle > /w/file");
     assert_eq!(pod.sh("a", "cat /v/file"), "from-b-needle\n");
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert!(!holds(&host.dir.join("root"), "from-b-needle"), "the volume's content is still on the disk");
 }
 
@@ -116,7 +116,7 @@ fn host_paths_of_the_right_type_are_mounted_and_made_where_asked() {
         let output = with_host_path(&host, name, &path, kind);
         assert_eq!(output.code, Some(0), "{name}: {output}");
         assert_eq!(host.pod(name).sh("main", script), expected, "{name}");
-        host.pod(name).delete(&["--now"]);
+        host.pod(name).delete(&["--force"]);
         assert!(path.exists(), "{name}: a hostPath is never removed");
     }
     assert_eq!(fs::read(there.join("file")).expect("still there"), b"of the host\n");
@@ -165,21 +165,21 @@ fn a_sub_path_is_a_part_of_the_volume_and_never_leads_out() {
     };
     let pod = host.run("sub", &manifest("sub", spec("inner/deep")));
     assert_eq!(pod.sh("main", "cat /v/file; ls /v"), "deep\nfile\n");
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     let pod = host.run("file", &manifest("file", spec("inner/deep/file")));
     assert_eq!(pod.sh("main", "cat /v"), "deep\n");
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     let pod = host.run("made", &manifest("made", spec("made/by/husk")));
     pod.sh("main", "touch /v/x");
     assert!(volume.join("made/by/husk/x").exists());
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     for sub in ["out", "inner/up", "out/passwd"] {
         let output = host.try_run(&manifest("escape", spec(sub)));
         if output.code == Some(0) {
             let pod = host.pod("escape");
             let waiting = pod.container("main");
             assert!(waiting["state"]["running"].is_null(), "subPath {sub} was mounted: {waiting}");
-            pod.delete(&["--now"]);
+            pod.delete(&["--force"]);
         }
     }
     for sub in ["../x", "/etc", "a/../../b"] {
@@ -219,11 +219,11 @@ fn a_mount_inside_a_volume_is_not_deleted_across() {
     let none: Option<&str> = None;
     nix::mount::mount(Some(&outside), &point, none, nix::mount::MsFlags::MS_BIND, none)
         .expect("bind a directory into the volume");
-    let output = host.husk(&["delete", "pod", "boundary", "--now"]);
+    let output = host.husk(&["delete", "pod", "boundary", "--force"]);
     let kept = outside.join("precious").exists();
     nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH).expect("take the mount away");
     assert!(kept, "deleted across the mount: {output}");
-    host.husk(&["delete", "pod", "boundary", "--now"]);
+    host.husk(&["delete", "pod", "boundary", "--force"]);
     host.ok(&["gc"]);
     assert!(find_dir(&host.root, "point").is_none(), "collected once the mount is gone");
 }
@@ -255,7 +255,7 @@ fn links_planted_in_a_volume_do_not_redirect_the_deletion() {
             outside.display()
         ),
     );
-    pod.delete(&["--now"]);
+    pod.delete(&["--force"]);
     assert!(outside.join("precious").exists());
 }
 

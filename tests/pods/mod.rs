@@ -1,11 +1,9 @@
-//! Privileged tests of whole pods: each drives the built binary on this host and leaves nothing on it.
-
-#[path = "../common/mod.rs"]
-mod common;
+//! One topic a file.
 
 mod bad_input;
 mod cgroups;
 mod crash;
+mod harness;
 mod images;
 mod lifecycle;
 mod logs;

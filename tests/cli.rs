@@ -247,7 +247,9 @@ fn an_unknown_pod_is_named_by_every_command() {
 #[test]
 fn control_characters_in_arguments_never_reach_the_terminal() {
     let husk = Husk::new("control");
-    for args in [&["get", "pod", "a\x1b[31mb"][..], &["logs", "a\nb"], &["delete", "pod/a\x07"], &["run", "/no\x1b[0m/file"]] {
+    for args in
+        [&["get", "pod", "a\x1b[31mb"][..], &["logs", "a\nb"], &["delete", "pod/a\x07"], &["run", "/no\x1b[0m/file"]]
+    {
         let said = husk.call(args);
         said.refused(1, &[]);
         let plain = said.stderr.trim_end_matches('\n').chars().all(|c| !c.is_control());
@@ -304,16 +306,19 @@ fn bad_manifests() -> Vec<(&'static str, String, Vec<&'static str>)> {
         ("unknown field", app(|app| app["imagee"] = json!("x")), vec!["spec.containers[0].imagee"]),
         ("unknown field at the top", pod(|pod| pod["sepc"] = json!({})), vec!["sepc"]),
         ("wrong type", app(|app| app["command"] = json!("true")), vec!["spec.containers[0].command"]),
-        ("wrong type of a number", pod(|pod| pod["spec"]["terminationGracePeriodSeconds"] = json!("x")), vec![
-            "terminationGracePeriodSeconds",
-        ]),
+        (
+            "wrong type of a number",
+            pod(|pod| pod["spec"]["terminationGracePeriodSeconds"] = json!("x")),
+            vec!["terminationGracePeriodSeconds"],
+        ),
         ("duplicate key", "apiVersion: v1\nkind: Pod\nkind: Pod\n".into(), vec!["kind"]),
         ("no name", pod(|pod| pod["metadata"] = json!({})), vec!["metadata.name"]),
         ("no containers", pod(|pod| pod["spec"]["containers"] = json!([])), vec!["demo", "spec.containers"]),
-        ("no image", app(|app| drop(app.as_object_mut().map(|app| app.remove("image")))), vec![
-            "demo",
-            "spec.containers[0].image",
-        ]),
+        (
+            "no image",
+            app(|app| drop(app.as_object_mut().map(|app| app.remove("image")))),
+            vec!["demo", "spec.containers[0].image"],
+        ),
         (
             "duplicate container names",
             pod(|pod| {
@@ -330,21 +335,37 @@ fn bad_manifests() -> Vec<(&'static str, String, Vec<&'static str>)> {
             }),
             vec!["demo", "spec.volumes[1].name"],
         ),
-        ("pod name outside DNS-1123", pod(|pod| pod["metadata"]["name"] = json!("De_mo")), vec!["metadata.name", "De_mo"]),
+        (
+            "pod name outside DNS-1123",
+            pod(|pod| pod["metadata"]["name"] = json!("De_mo")),
+            vec!["metadata.name", "De_mo"],
+        ),
         ("pod name with a slash", pod(|pod| pod["metadata"]["name"] = json!("../demo")), vec!["metadata.name"]),
-        ("control characters in the pod name", pod(|pod| pod["metadata"]["name"] = json!("de\u{1b}[31mmo\n")), vec![
-            "metadata.name",
-        ]),
-        ("control characters in a container name", app(|app| app["name"] = json!("a\u{7}b")), vec![
-            "spec.containers[0].name",
-        ]),
-        ("control characters in a volume name", pod(|pod| pod["spec"]["volumes"][0]["name"] = json!("a\nb")), vec![
-            "spec.volumes[0].name",
-        ]),
-        ("control characters in a namespace", pod(|pod| pod["metadata"]["namespace"] = json!("a\u{9b}b")), vec![
-            "metadata.namespace",
-        ]),
-        ("container name outside DNS-1123", app(|app| app["name"] = json!("App")), vec!["spec.containers[0].name", "App"]),
+        (
+            "control characters in the pod name",
+            pod(|pod| pod["metadata"]["name"] = json!("de\u{1b}[31mmo\n")),
+            vec!["metadata.name"],
+        ),
+        (
+            "control characters in a container name",
+            app(|app| app["name"] = json!("a\u{7}b")),
+            vec!["spec.containers[0].name"],
+        ),
+        (
+            "control characters in a volume name",
+            pod(|pod| pod["spec"]["volumes"][0]["name"] = json!("a\nb")),
+            vec!["spec.volumes[0].name"],
+        ),
+        (
+            "control characters in a namespace",
+            pod(|pod| pod["metadata"]["namespace"] = json!("a\u{9b}b")),
+            vec!["metadata.namespace"],
+        ),
+        (
+            "container name outside DNS-1123",
+            app(|app| app["name"] = json!("App")),
+            vec!["spec.containers[0].name", "App"],
+        ),
         (
             "unknown volume",
             app(|app| app["volumeMounts"] = json!([{"name": "nothing", "mountPath": "/x"}])),

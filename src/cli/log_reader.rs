@@ -77,6 +77,11 @@ impl LogReader {
         Ok(reader)
     }
 
+    /// Whether this instance has, or had, a log.
+    pub fn exists(directory: &Path, attempt: u32) -> bool {
+        directory.join(format!("{attempt}.log")).exists() || directory.join(format!("{attempt}.log.1")).exists()
+    }
+
     /// The files that are younger than `known`, oldest first; all of them when it is not among them.
     fn newer_than(&self, known: Option<(u64, u64)>) -> Result<VecDeque<OpenFile>, Error> {
         let mut files: VecDeque<OpenFile> = VecDeque::new();

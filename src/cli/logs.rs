@@ -78,21 +78,28 @@ impl Logs {
 
     /// Which instance is meant.
     fn attempt(&self, entry: &PodEntry, container: &Container) -> Result<u32, Error> {
-        let pod = entry.record.name();
-        let name = &container.name;
+        let (pod, name) = (entry.record.name(), &container.name);
+        let shown = match &container.state {
+            State::Running { .. } => Some(container.attempt),
+            State::Terminated(exit) => Some(exit.attempt),
+            // It will be started again: the last one that ran.
+            State::Waiting { .. } => container.last.as_ref().map(|exit| exit.attempt),
+        };
+        if !self.previous {
+            return shown.ok_or_else(|| {
+                let reason = match &container.state {
+                    State::Waiting { reason, .. } => reason.as_str(),
+                    _ => "",
+                };
+                Error::failed(format!("pod {pod}: container {name}: has not run yet: {reason}"))
+            });
+        }
+        let directory = directory(entry, container);
+        let before =
+            shown.and_then(|shown| shown.checked_sub(1)).filter(|before| LogReader::exists(&directory, *before));
+        // In a crash loop the one before may be gone, or never have been; the last crash is what is looked for then, as with kubectl.
         let last = container.last.as_ref().map(|exit| exit.attempt);
-        if self.previous {
-            return last.ok_or_else(|| Error::failed(format!("pod {pod}: container {name}: has no previous instance")));
-        }
-        match &container.state {
-            State::Running { .. } => Ok(container.attempt),
-            State::Terminated(exit) => Ok(exit.attempt),
-            State::Waiting { reason, .. } => last.ok_or_else(|| {
-                Error::failed(format!(
-                    "pod {pod}: container {name}: has written nothing yet: waiting to start: {reason}"
-                ))
-            }),
-        }
+        before.or(last).ok_or_else(|| Error::failed(format!("pod {pod}: container {name}: has no previous instance")))
     }
 
     fn print(
@@ -104,7 +111,7 @@ impl Logs {
         since: Option<Timestamp>,
         out: &mut Out,
     ) -> Result<(), Error> {
-        let directory = PathBuf::from(&entry.record.log_dir).join(&container.name);
+        let directory = directory(entry, container);
         // Watched before the first read, so that nothing falls in between.
         let mut watch = None;
         if self.follow {
@@ -178,6 +185,10 @@ fn choose<'a>(entry: &'a PodEntry, name: Option<&str>) -> Result<&'a Container, 
         super::out::say(format!("showing container {} of {}; choose with -c", first.name, all()));
     }
     Ok(first)
+}
+
+fn directory(entry: &PodEntry, container: &Container) -> PathBuf {
+    PathBuf::from(&entry.record.log_dir).join(&container.name)
 }
 
 /// Whether that instance may still write.

@@ -48,12 +48,11 @@ impl Run {
 /// The pods of all files, defaulted and valid, or the first thing that is wrong with any of them.
 pub(super) fn read_all(files: &[String], context: &Context) -> Result<Vec<Pod>, Error> {
     let mut pods: Vec<Pod> = Vec::new();
-    let mut stdin_read = false;
+    if files.iter().filter(|file| *file == "-").count() > 1 {
+        return Err(Error::usage("- can be given once: standard input is read to its end"));
+    }
     for file in files {
         let (source, bytes) = if file == "-" {
-            if std::mem::replace(&mut stdin_read, true) {
-                return Err(Error::usage("- can be given once: standard input is read to its end"));
-            }
             ("standard input", read(std::io::stdin().lock(), "standard input")?)
         } else {
             let opened = File::open(file)

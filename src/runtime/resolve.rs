@@ -119,15 +119,12 @@ fn container(
     })
 }
 
-/// `spec.hostname`, or the pod's name cut to 63 bytes and trimmed as the kubelet does; the host's own name on its network.
+/// The pod's name for itself; the host's own on the host's network.
 pub fn hostname(pod: &Pod) -> String {
-    let spec = pod.spec.as_ref();
-    if spec.and_then(|s| s.host_network).unwrap_or(false) {
+    if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
         return nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     }
-    let name = spec.and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
-    let name = name.or(pod.metadata.name.as_deref()).unwrap_or_default();
-    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+    crate::pod::hostname(pod)
 }
 
 /// The identity by the kubelet's rules: container over pod over image; groups are those of the image's `/etc/group` and the pod's.

@@ -13,7 +13,7 @@ use super::{Error, keeper, remove, resolve};
 use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
-use crate::state::record::{Container, Owner, PodRecord, State, Status, VERSION};
+use crate::state::record::{Owner, PodRecord};
 use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
 use crate::supervisor::control::Ready;
 
@@ -73,29 +73,6 @@ fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
     Ok(RunOutcome { uid: entry.uid.clone(), created: false, warnings: Vec::new() })
 }
 
-/// The status of a pod that nothing has happened to.
-fn initial_status(record: &PodRecord) -> Result<Status, Error> {
-    let containers = record.containers.iter().map(|c| Container {
-        name: c.name.clone(),
-        kind: c.kind,
-        attempt: 0,
-        state: State::Waiting { reason: crate::pod::initial_reason(record, c.kind).into(), message: String::new() },
-        last: None,
-        backoff: None,
-    });
-    Ok(Status {
-        version: VERSION,
-        boot_id: crate::state::boot_id()?,
-        start_time: record.created_at,
-        sandbox: None,
-        initialized_at: None,
-        containers: containers.collect(),
-        deletion: None,
-        finished_at: None,
-        failure: None,
-    })
-}
-
 fn start(
     roots: &Roots,
     driver: &Cgroupfs,
@@ -132,7 +109,8 @@ fn prepare(
 ) -> Result<std::fs::File, Error> {
     let dir = PodDir::open(reservation.dir.clone())?;
     dir.write_record(record)?;
-    dir.write_status(&initial_status(record)?)?;
+    let now = crate::pod::Now { boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64, wall: record.created_at };
+    dir.write_status(&crate::pod::initial(record, &crate::state::boot_id()?, now))?;
     let log = crate::state::append_file(&reservation.dir.join("supervisor.log"))?;
     let exe = super::exe::sealed(&roots.state.join("names"))?;
     let runtime = format!("{}/runtime", roots.cgroup_parent());

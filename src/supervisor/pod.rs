@@ -414,8 +414,7 @@ impl Pod {
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
         };
-        pod::apply_exit(&self.record, &mut self.status, index, exit);
-        self.unsaved = true;
+        self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
         self.to_reap.push(exited.pid);
         if self.save() {
             self.forget_instance(index, attempt, cgroup);
@@ -480,9 +479,7 @@ impl Pod {
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
         };
-        self.status.containers[index].attempt = attempt;
-        pod::apply_exit(&self.record, &mut self.status, index, exit);
-        self.unsaved = true;
+        self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
     }
 
     /// Creates and starts one instance: process made, fds with keeper, record on disk, then released.
@@ -573,15 +570,10 @@ impl Pod {
     }
 
     fn stop_all(&mut self) {
-        let mut signals = Vec::new();
-        for (index, c) in self.status.containers.iter_mut().enumerate() {
-            if let State::Running { stopping, .. } = &mut c.state
-                && !*stopping
-            {
-                *stopping = true;
-                signals.push(index);
-            }
-        }
+        let unasked = |c: &crate::state::record::Container| matches!(c.state, State::Running { stopping: false, .. });
+        let all = self.status.containers.iter().enumerate();
+        let signals: Vec<usize> = all.filter(|(_, c)| unasked(c)).map(|(index, _)| index).collect();
+        pod::apply_stopping(&mut self.status);
         // On disk first: a signal that was sent is never sent again by a successor.
         self.unsaved = true;
         if !self.save() {

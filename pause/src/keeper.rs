@@ -229,10 +229,9 @@ struct Keeper {
 impl Keeper {
     /// One round: say what is to be said, then wait for one event and take it.
     fn turn(&mut self) {
-        if self.socket >= 0 {
-            if self.unsent.is_none() && self.look && self.announced == 0 {
-                self.announce();
-            }
+        self.flush();
+        if self.socket >= 0 && self.unsent.is_none() && self.look && self.announced == 0 {
+            self.announce();
             self.flush();
         }
 

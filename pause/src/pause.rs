@@ -82,3 +82,41 @@ extern "C" fn rest(_: *const usize) -> ! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs [`FILTER`] on a call, with those instructions that it has.
+    fn verdict(number: u32, arch: u32) -> u32 {
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let Bpf { code, jt, jf, k } = FILTER[at];
+            at += 1;
+            match code {
+                BPF_LD_W_ABS => value = if k == 0 { number } else { arch },
+                BPF_JEQ => at += usize::from(if value == k { jt } else { jf }),
+                _ => return k,
+            }
+        }
+    }
+
+    #[test]
+    fn two_calls_are_left_and_every_other_one_kills() {
+        for number in 0..2048 {
+            let allowed = [nr::RT_SIGTIMEDWAIT as u32, nr::EXIT_GROUP as u32].contains(&number);
+            let expected = if allowed { SECCOMP_RET_ALLOW } else { SECCOMP_RET_KILL_PROCESS };
+            assert_eq!(verdict(number, AUDIT_ARCH), expected, "call {number}");
+        }
+    }
+
+    #[test]
+    fn calls_of_another_architecture_kill() {
+        const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+        const X32: u32 = 0x4000_0000;
+        for number in [nr::RT_SIGTIMEDWAIT as u32, nr::EXIT_GROUP as u32] {
+            assert_eq!(verdict(number, AUDIT_ARCH_I386), SECCOMP_RET_KILL_PROCESS);
+            assert_eq!(verdict(number | X32, AUDIT_ARCH), SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+}

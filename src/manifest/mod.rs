@@ -10,6 +10,7 @@ mod resources;
 mod selector;
 mod validate;
 
+pub use command::Node;
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
 pub use quantity::{Quantity, QuantityError, quantity};

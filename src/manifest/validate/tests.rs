@@ -120,6 +120,7 @@ fn pod_fields_that_are_not_supported_are_refused_by_path() {
             ("automountServiceAccountToken: true", "spec.automountServiceAccountToken"),
             ("dnsConfig: {}", "spec.dnsConfig"),
             ("dnsPolicy: None", "spec.dnsPolicy"),
+            ("dnsPolicy: Custom", "spec.dnsPolicy"),
             ("ephemeralContainers: [{name: e, image: x}]", "spec.ephemeralContainers"),
             ("hostAliases: [{ip: 1.2.3.4}]", "spec.hostAliases"),
             ("hostUsers: false", "spec.hostUsers"),
@@ -155,7 +156,7 @@ fn pod_fields_of_a_scheduler_are_accepted() {
             "shareProcessNamespace: true, hostname: web, hostUsers: true, os: {name: linux}",
             "affinity: {nodeAffinity: {}}, nodeSelector: {a: b}, tolerations: [{operator: Exists}], schedulerName: x, nodeName: here, priority: 5, preemptionPolicy: Never",
             "automountServiceAccountToken: false, serviceAccountName: a, enableServiceLinks: false, imagePullSecrets: [{name: s}], topologySpreadConstraints: []",
-            "terminationGracePeriodSeconds: 0, restartPolicy: OnFailure, dnsPolicy: ClusterFirst, initContainers: [], ephemeralContainers: []",
+            "terminationGracePeriodSeconds: 0, restartPolicy: OnFailure, dnsPolicy: Default, initContainers: [], ephemeralContainers: []",
         ],
     );
 }

@@ -9,6 +9,7 @@ mod quantity;
 mod resources;
 mod selector;
 mod validate;
+mod volumes;
 
 pub use command::Node;
 pub use defaults::default;
@@ -17,3 +18,4 @@ pub use quantity::{Quantity, QuantityError, quantity};
 pub use resources::{QosClass, Resources, oom_score_adj, pod_resources, qos_class, resources};
 pub use selector::{Selector, SelectorError, selector};
 pub use validate::{Errors, FieldError, validate};
+pub use volumes::{is_memory, memory_volume_bytes};

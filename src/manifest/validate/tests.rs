@@ -97,6 +97,10 @@ fn metadata_is_checked() {
             ("name: a, labels: {'-x': a}", "metadata.labels"),
             ("name: a, labels: {x: 'a b'}", "metadata.labels[\"x\"]"),
             ("name: a, annotations: {'a b': x}", "metadata.annotations"),
+            (
+                "name: a, annotations: {container.apparmor.security.beta.kubernetes.io/c: runtime/default}",
+                "metadata.annotations[\"container.apparmor.security.beta.kubernetes.io/c\"]",
+            ),
         ],
     );
     accepted(

@@ -455,3 +455,18 @@ fn security_contexts_are_checked() {
         &["securityContext: {runAsUser: 5}"],
     );
 }
+
+#[test]
+fn every_example_of_the_project_is_valid() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let files = std::fs::read_dir(dir).expect("examples").map(|f| f.expect("entry").path());
+    let yaml: Vec<_> = files.filter(|f| f.extension().is_some_and(|e| e == "yaml")).collect();
+    assert!(!yaml.is_empty());
+    for file in yaml {
+        let bytes = std::fs::read(&file).expect("readable");
+        for mut pod in parse(&bytes, &file.to_string_lossy()).unwrap_or_else(|e| panic!("{e}")) {
+            default(&mut pod);
+            validate(&pod).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        }
+    }
+}

@@ -7,8 +7,21 @@ use std::path::{Path, PathBuf};
 
 /// Controllers that a v1 mount may name among its options; the rest of the options is no controller.
 const KNOWN: &[&str] = &[
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio", "perf_event", "hugetlb", "rdma",
-    "misc", "debug",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "hugetlb",
+    "rdma",
+    "misc",
+    "debug",
 ];
 
 /// One mounted v1 hierarchy.
@@ -93,19 +106,23 @@ pub fn parse_mountinfo(table: &[u8]) -> Hierarchies {
         // 36 35 98:0 /root /mount/point rw,noatime shared:1 - fstype source super,options
         let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
         let Some(dash) = fields.iter().position(|f| *f == b"-") else { continue };
-        let (Some(mount), Some(kind), Some(options)) = (fields.get(4), fields.get(dash + 1), fields.get(dash + 3)) else { continue };
+        let (Some(mount), Some(kind), Some(options)) = (fields.get(4), fields.get(dash + 1), fields.get(dash + 3))
+        else {
+            continue;
+        };
         let mount = PathBuf::from(OsString::from_vec(unescape(mount)));
         match *kind {
-            // A later mount on the same place hides the earlier; elsewhere the first one found stays.
-            b"cgroup2" => match &mut found.v2 {
-                Some(_) => {}
-                none => *none = Some(V2 { mount, controllers: Vec::new() }),
-            },
+            // The first one found; a second mount shows the same tree.
+            b"cgroup2" if found.v2.is_none() => found.v2 = Some(V2 { mount, controllers: Vec::new() }),
             b"cgroup" => {
                 let options = String::from_utf8_lossy(options);
-                let controllers: Vec<String> = options.split(',').filter(|o| KNOWN.contains(o)).map(str::to_owned).collect();
+                let controllers: Vec<String> =
+                    options.split(',').filter(|o| KNOWN.contains(o)).map(str::to_owned).collect();
                 let named = options.split(',').any(|o| o.starts_with("name="));
-                let again = found.v1.iter().any(|h| h.mount == mount || (h.controllers == controllers && !controllers.is_empty()));
+                let again = found
+                    .v1
+                    .iter()
+                    .any(|h| h.mount == mount || (h.controllers == controllers && !controllers.is_empty()));
                 if !again && (named || !controllers.is_empty()) {
                     found.v1.push(V1 { mount, controllers });
                 }

@@ -167,14 +167,32 @@ mod tests {
 
     #[test]
     fn shares_follow_the_kubelet() {
-        for (millis, shares) in [(0, 2), (1, 2), (2, 2), (3, 3), (100, 102), (250, 256), (1000, 1024), (256_000, 262_144), (u64::MAX, 262_144)] {
+        for (millis, shares) in [
+            (0, 2),
+            (1, 2),
+            (2, 2),
+            (3, 3),
+            (100, 102),
+            (250, 256),
+            (1000, 1024),
+            (256_000, 262_144),
+            (u64::MAX, 262_144),
+        ] {
             assert_eq!(shares_from_millis(millis), shares, "{millis}");
         }
     }
 
     #[test]
     fn quotas_follow_the_kubelet_and_never_fall_below_a_millisecond() {
-        for (millis, quota) in [(0, None), (1, Some(1000)), (9, Some(1000)), (10, Some(1000)), (11, Some(1100)), (500, Some(50_000)), (2000, Some(200_000))] {
+        for (millis, quota) in [
+            (0, None),
+            (1, Some(1000)),
+            (9, Some(1000)),
+            (10, Some(1000)),
+            (11, Some(1100)),
+            (500, Some(50_000)),
+            (2000, Some(200_000)),
+        ] {
             assert_eq!(quota_from_millis(millis), quota, "{millis}");
         }
         assert_eq!(quota_from_millis(u64::MAX), Some(i64::MAX));
@@ -192,9 +210,18 @@ mod tests {
 
     #[test]
     fn v1_writes_the_period_before_the_quota_and_the_limit_before_memsw() {
-        let limits = Limits { cpu_quota_us: Some(5000), cpu_period_us: 10_000, memory_limit_bytes: Some(1 << 20), ..Limits::default() };
-        let names: Vec<&str> = limits.v1_files("cpu").iter().chain(&limits.v1_files("memory")).map(|s| s.file).collect();
-        assert_eq!(names, ["cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]);
+        let limits = Limits {
+            cpu_quota_us: Some(5000),
+            cpu_period_us: 10_000,
+            memory_limit_bytes: Some(1 << 20),
+            ..Limits::default()
+        };
+        let names: Vec<&str> =
+            limits.v1_files("cpu").iter().chain(&limits.v1_files("memory")).map(|s| s.file).collect();
+        assert_eq!(
+            names,
+            ["cpu.cfs_period_us", "cpu.cfs_quota_us", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+        );
     }
 
     #[test]

@@ -128,7 +128,10 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Error::NoHierarchy => {
-                write!(f, "find cgroups: no cgroup hierarchy is mounted; mount one, e.g. mount -t cgroup2 none /sys/fs/cgroup")
+                write!(
+                    f,
+                    "find cgroups: no cgroup hierarchy is mounted; mount one, e.g. mount -t cgroup2 none /sys/fs/cgroup"
+                )
             }
             Error::Path { path } => {
                 write!(f, "cgroup {path:?}: not a plain relative path; components may not be empty, \".\" or \"..\"")
@@ -139,7 +142,10 @@ impl std::fmt::Display for Error {
                  or in the parents' cgroup.subtree_control, or leave the {controller} limit out"
             ),
             Error::StillAlive { path, processes } => {
-                write!(f, "cgroup {path}: kill: {processes} processes are still there after many rounds; new ones appear faster than they die")
+                write!(
+                    f,
+                    "cgroup {path}: kill: {processes} processes are still there after many rounds; new ones appear faster than they die"
+                )
             }
             Error::Kernel { doing, path, errno, advice } => {
                 write!(f, "{doing} {}: {}", path.display(), Sys(*errno))?;

@@ -168,6 +168,7 @@ fn create_in(
         sibling: true,
         die_with_parent: pod.host_pid.unwrap_or(false),
         attach_at: c"/root",
+        seccomp: None,
     })
     .map_err(host)?;
     Ok(Created { id, process, output: stdio.map(|p| [p.out_read, p.err_read]), start })

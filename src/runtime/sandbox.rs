@@ -59,10 +59,10 @@ fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>
     }
     let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the manifest".into() });
     let hostname = if off(spec.host_network) { Some(text(resolve::hostname(&record.pod))?) } else { None };
-    let mut tmpfs = vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777 }];
+    let mut tmpfs = vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777, noexec: true }];
     for v in spec.volumes.iter().flatten().filter(|v| manifest::is_memory(v)) {
         let size_bytes = manifest::memory_volume_bytes(v).map_err(host)?;
-        tmpfs.push(oci::Tmpfs { path: text(mounts::memory_volume(&v.name))?, size_bytes, mode: 0o777 });
+        tmpfs.push(oci::Tmpfs { path: text(mounts::memory_volume(&v.name))?, size_bytes, mode: 0o777, noexec: false });
     }
     let security = spec.security_context.as_ref();
     let mut sysctls = Vec::new();

@@ -70,24 +70,27 @@ pub fn create(
         (false, [input, output, errors]) => spawn::Stdio::Fds([input.as_fd(), output.as_fd(), errors.as_fd()]),
         (_, other) => return Err(host(&format!("exec: {} fds came with the request", other.len()))),
     };
-    exec::create(&exec::Exec {
+    exec::exec(&exec::Exec {
         process: &process,
-        pidfd,
+        container: spawn::Join { pidfd, user: false },
         cgroup: spawn::Placement {
             into_cgroup: placement.into_cgroup.as_ref().map(AsFd::as_fd),
             tasks: &placement.tasks,
         },
         stdio,
+        start: None,
         sibling: true,
+        die_with_parent: false,
+        seccomp: None,
     })
     .map_err(|e| host(&e))
 }
 
 /// What `husk exec` exits with when the process could not be executed: 127 not found, 126 not executable, 125 ours.
-pub fn exit_code(e: &husk_oci::Error) -> i32 {
+pub fn exit_code(e: &husk_oci::error::Error) -> i32 {
     match e.kind() {
-        husk_oci::Kind::NotFound => 127,
-        husk_oci::Kind::NotExecutable => 126,
+        husk_oci::error::Kind::NotFound => 127,
+        husk_oci::error::Kind::NotExecutable => 126,
         _ => 125,
     }
 }

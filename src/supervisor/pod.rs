@@ -539,7 +539,7 @@ impl Pod {
         }
         let pid = process.pid;
         let ticks = start_ticks(pid).ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
-        let pidfd = process.pidfd.try_clone().map_err(|e| Error::io("duplicate a pidfd", &e))?;
+        let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| Error::io("duplicate a pidfd", &e))?;
         let pumps = self.pumps(index, attempt, pipes)?;
         self.live[index] = Some(Live { pidfd, pumps });
         let before = self.status.clone();
@@ -696,7 +696,7 @@ impl Pod {
                 Event::Failed(e) => return Err((super::exec::exit_code(&e), format!("container {name}: {e}"))),
             }
         }
-        let pidfd = process.pidfd.try_clone().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
+        let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
         Ok((process.pid, terminal, pidfd))
     }
 }
@@ -744,8 +744,8 @@ async fn rest(how_long: Option<Duration>) {
 
 /// The next report of a process that is being made.
 async fn event(process: &mut Starting) -> Result<Event, Error> {
-    let host = |e: husk_oci::Error| Error::Host { what: e.to_string() };
-    if let Some(event) = process.next().map_err(host)? {
+    let host = |e: husk_oci::error::Error| Error::Host { what: e.to_string() };
+    if let Some(event) = process.next_event().map_err(host)? {
         return Ok(event);
     }
     let copy = process.as_fd().try_clone_to_owned().map_err(|e| Error::io("watch a new process", &e))?;
@@ -753,7 +753,7 @@ async fn event(process: &mut Starting) -> Result<Event, Error> {
     let wait = async {
         loop {
             let mut guard = watched.readable().await.map_err(|e| Error::io("watch a new process", &e))?;
-            match process.next().map_err(host)? {
+            match process.next_event().map_err(host)? {
                 Some(event) => return Ok(event),
                 None => guard.clear_ready(),
             }

@@ -1,24 +1,30 @@
 //! Messages between keeper and supervisor: one fixed-size record a `SOCK_SEQPACKET` packet.
 //!
-//! | from       | message  | key         | a     | b      | fd  | answer                                        |
-//! |------------|----------|-------------|-------|--------|-----|-----------------------------------------------|
-//! | supervisor | `Hello`  |             |       |        |     | `Done`, key = [`VERSION`], a = 0              |
-//! | supervisor | `Put`    | slot        |       |        | yes | `Done`, a = 0, `ENOSPC` or `EBADF` (no fd came) |
-//! | supervisor | `Get`    | slot        |       |        |     | `Fd` with the fd, or `Done`, a = `ENOENT`     |
-//! | supervisor | `Drop`   | slot        |       |        |     | `Done`, a = 0 or `ENOENT`                     |
+//! | from       | message  | key         | a     | b      | fd  | answer                                                       |
+//! |------------|----------|-------------|-------|--------|-----|--------------------------------------------------------------|
+//! | supervisor | `Hello`  |             |       |        |     | `Done`, key = [`VERSION`], b = supervisors before this one   |
+//! | supervisor | `Put`    | slot        |       |        | yes | `Done`, a = 0, `ENOSPC` or `EBADF` (no fd came)              |
+//! | supervisor | `Get`    | slot        |       |        |     | `Fd` with the fd, or `Done`, a = `ENOENT`                    |
+//! | supervisor | `Drop`   | slot        |       |        |     | `Done`, a = 0 or `ENOENT`                                    |
 //! | supervisor | `List`   | lowest slot |       |        |     | `Item`, key = next used slot >= key, or `Done`, a = `ENOENT` |
-//! | supervisor | `Reap`   |             | pid   |        |     | `Done`, a = 0 or an errno; key = pid          |
-//! | supervisor | `Quit`   |             |       |        |     | none: keeper exits 0, and with it the pod     |
-//! | keeper     | `Exited` | `si_code`   | pid   | status |     | `Reap`, once the record is synced             |
+//! | supervisor | `Reap`   |             | pid   |        |     | `Done`, key = pid, a = 0, `EAGAIN` (it lives) or `ECHILD`    |
+//! | supervisor | `Quit`   |             |       |        |     | none: keeper exits 0, and with it the pod                    |
+//! | keeper     | `Exited` | `si_code`   | pid   | status |     | `Reap`, once the record is synced                            |
 //!
-//! Requests are answered in order. `Exited` comes unasked, one at a time: the next zombie is announced after the last
-//! one was reaped, and the current one is announced again to a supervisor that was started again. `Put` replaces.
-//! Anything else (a short packet, an unknown kind, more than one fd) is answered with `Done`, a = `EINVAL`, and every fd that came is closed.
+//! Requests are answered in order; an answer repeats the slot. Slots are numbered from 1. `Put` replaces.
+//! `Exited` comes unasked, one at a time: the next zombie is announced after the last one was reaped, and the current one is
+//! announced again to a supervisor that was started again. Every dead child of keeper is announced, orphans of the pod included.
+//!
+//! Anything else (a short or long packet, an unknown kind, slot 0, a pid below 1 or the supervisor's own, an fd where none belongs,
+//! more than one fd, `Drop` of [`SLOT_EXE`]) is answered with `Done`, a = `EINVAL`; every fd that came is closed.
+//!
+//! keeper reads a request only when the answer to the last one is in the socket. A client that sends many before it reads must
+//! send without blocking, and read when the socket is full.
 
 /// Version of this protocol, answered to [`Kind::Hello`].
 pub const VERSION: u64 = 1;
 
-/// How many descriptors keeper can hold.
+/// How many descriptors keeper can hold, the executable included.
 pub const SLOTS: usize = 320;
 
 /// The fd on which a supervisor finds its socket to keeper.
@@ -28,6 +34,10 @@ pub const SUPERVISOR_FD: i32 = 3;
 pub const KEEPER_LOCK_FD: i32 = 3;
 /// See [`KEEPER_LOCK_FD`].
 pub const KEEPER_EXE_FD: i32 = 4;
+/// The pipe on which the first supervisor says that the pod runs; may be closed. Only that supervisor gets it, under the same number.
+pub const KEEPER_READY_FD: i32 = 5;
+/// Whatever keeper was started with from here on is closed.
+pub const FIRST_FREE_FD: usize = 6;
 
 /// The slot that holds the executable of the next supervisor.
 pub const SLOT_EXE: u64 = 1;
@@ -42,7 +52,7 @@ pub enum Kind {
     Put = 2,
     /// Give me a copy of the fd under `key`.
     Get = 3,
-    /// Close the fd under `key`.
+    /// Close the fd under `key`; one that was got stays open.
     Drop = 4,
     /// Which is the first used slot from `key` on?
     List = 5,

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod path;
 pub mod process;
 pub mod seccomp;
+pub mod socket;
 pub mod term;
 pub mod xattr;
 

@@ -106,6 +106,15 @@ pub fn fstatat(dir: BorrowedFd<'_>, path: &CStr) -> Result<libc::stat> {
     nix::sys::stat::fstatat(dir, path, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
+/// Whether our real user may execute the regular file at `path` (symbolic links are followed). EACCES when not, or when it is no regular
+/// file. `faccessat(2)`, `stat(2)`
+pub fn executable(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a NUL-terminated string that outlives the call.
+    unsafe { call(libc::SYS_faccessat, [arg(CWD), str_arg(path), libc::X_OK as usize, 0, 0, 0]) }?;
+    let stat = nix::sys::stat::stat(path)?;
+    if stat.st_mode & libc::S_IFMT == libc::S_IFREG { Ok(()) } else { Err(Errno::EACCES) }
+}
+
 /// The file system's magic number (`PROC_SUPER_MAGIC`, ...) and the rest. `fstatfs(2)`; works on an O_PATH fd.
 pub fn fstatfs(fd: BorrowedFd<'_>) -> Result<libc::statfs> {
     // SAFETY: struct statfs is integers only, for which zeros are a value.

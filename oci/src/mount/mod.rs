@@ -1,0 +1,3 @@
+//! Mounts of a spec: what its words mean to the kernel.
+
+pub(crate) mod options;

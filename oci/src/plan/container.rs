@@ -1,0 +1,517 @@
+//! The list for a container's first process: namespaces, root, mounts, devices.
+
+use super::fds::Fds;
+use super::process::{self, Context};
+use super::{Change, Keep, Origin, Plan, Step, Target, cgroup};
+use crate::error::Error;
+use crate::mount::options::{self, Options};
+use crate::spawn::{Create, PidNamespace, Root, Source, Stdio};
+use crate::spec::{self, Given, cstring};
+use crate::sys::mount::{self, Propagation, attr};
+use crate::sys::path::{self, CWD};
+use crate::sys::process::ns;
+use crate::sysctl;
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Devices that every container has: name, major, minor.
+const DEVICES: [(&CStr, u32, u32); 6] =
+    [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
+
+const LINKS: [(&CStr, &CStr); 5] = [
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"ptmx", c"pts/ptmx"),
+];
+
+/// A place in the container: absolute, without `..`.
+pub(crate) fn target(field: &str, text: &str, no_symlinks: bool) -> Result<Target, Error> {
+    if !text.starts_with('/') {
+        return Err(Error::refused(field, format!("{text:?} is not absolute")));
+    }
+    let mut relative = String::with_capacity(text.len());
+    for part in text.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        if part == ".." {
+            return Err(Error::refused(field, format!("{text:?} has \"..\" in it")));
+        }
+        if !relative.is_empty() {
+            relative.push('/');
+        }
+        relative.push_str(part);
+    }
+    if relative.len() >= libc::PATH_MAX as usize {
+        return Err(Error::refused(field, "is longer than a path can be"));
+    }
+    Ok(Target { container_path: format!("/{relative}"), relative: cstring(field, &relative)?, no_symlinks })
+}
+
+fn utf8<'p>(field: &str, path: &'p Path) -> Result<&'p str, Error> {
+    path.to_str().ok_or_else(|| Error::refused(field, "is not UTF-8"))
+}
+
+struct Builder<'r, 'a> {
+    req: &'r Create<'a>,
+    spec: &'a Spec,
+    steps: Vec<Step>,
+    fds: Fds<'a>,
+    cells: usize,
+    user: bool,
+}
+
+/// Makes the plan of a container and the table of fds its child keeps.
+pub(crate) fn plan<'a>(req: &Create<'a>) -> Result<(Plan, Fds<'a>), Error> {
+    let spec = req.spec;
+    let terminal = matches!(req.stdio, Stdio::Terminal { .. });
+    spec::check(spec, Given { seccomp: req.seccomp.is_some(), terminal })?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::refused("process", "is missing"))?;
+    let user = req.join.as_ref().is_some_and(|j| j.user);
+    let mut b = Builder { req, spec, steps: Vec::with_capacity(96), fds: Fds::default(), cells: 0, user };
+    let stdio = match req.stdio {
+        Stdio::Fds(fds) => Some(fds),
+        Stdio::Terminal { .. } => None,
+    };
+    process::first_steps(&mut b.steps, &mut b.fds, process, stdio, req.cgroup.tasks)?;
+    let shared = b.steps.len();
+    b.mounts()?;
+    let mounts = b.steps.split_off(shared);
+    b.namespaces(&mounts)?;
+    b.attach_root()?;
+    b.steps.extend(mounts.into_iter().filter(|s| !matches!(s, Step::CloneShared { .. })));
+    if let Stdio::Terminal { rows, cols } = req.stdio {
+        let console = Some(target("/dev/console", "/dev/console", true)?);
+        b.steps.push(Step::Terminal { rows, cols, uid: process.user().uid(), console });
+    }
+    let linux = spec.linux().as_ref();
+    b.sysctls(linux)?;
+    b.steps.push(Step::OpenCwd { target: process::cwd(process)?, create: true });
+    b.hidden_paths(linux)?;
+    b.root_attributes(linux)?;
+    b.steps.push(Step::Pivot);
+    b.names()?;
+    let mut warnings = Vec::new();
+    let context = Context {
+        user_namespace: user,
+        seccomp: req.seccomp,
+        die_with_parent: req.die_with_parent,
+        start: Some(req.start),
+    };
+    process::last_steps(&mut b.steps, &mut b.fds, &mut warnings, process, &context)?;
+    let plan = Plan { steps: b.steps, cells: b.cells, program: process::program(process)?, warnings };
+    Ok((plan, b.fds))
+}
+
+impl<'a> Builder<'_, 'a> {
+    /// Joins and makes namespaces. `mounts` has the clones that must be made in between.
+    fn namespaces(&mut self, mounts: &[Step]) -> Result<(), Error> {
+        let nested = self.req.pid_namespace == PidNamespace::Nested;
+        if let Some(join) = &self.req.join {
+            let of = self.fds.lend(join.pidfd).map_err(|e| Error::prepare("keep the sandbox's pidfd", e))?;
+            // A nested child was cloned by a helper that is in the user namespace already.
+            let user = if join.user && !nested { ns::USER } else { 0 };
+            let namespaces = user | ns::NET | ns::IPC | ns::UTS | ns::MOUNT;
+            self.steps.push(Step::Join { of, namespaces, what: "the sandbox".into() });
+            if join.user {
+                self.steps.push(Step::BecomeRoot);
+            }
+        } else if self.req.pid_namespace == PidNamespace::Sandbox {
+            return Err(Error::refused("pid namespace", "there is no sandbox to be a member of"));
+        }
+        let mut new = 0;
+        let list = self.spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+        for (i, n) in list.into_iter().flatten().enumerate() {
+            let field = format!("linux.namespaces[{i}]");
+            let bit = match n.typ() {
+                LinuxNamespaceType::Mount => ns::MOUNT,
+                LinuxNamespaceType::Cgroup => ns::CGROUP,
+                LinuxNamespaceType::Network => ns::NET,
+                LinuxNamespaceType::Ipc => ns::IPC,
+                LinuxNamespaceType::Uts => ns::UTS,
+                LinuxNamespaceType::Pid => {
+                    if !nested || n.path().is_some() {
+                        return Err(Error::refused(field, "does not agree with the PID namespace of the request"));
+                    }
+                    continue;
+                }
+                LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+                    return Err(Error::refused(field, format!("a new {} namespace is not supported", n.typ())));
+                }
+            };
+            match n.path() {
+                None => new |= bit,
+                Some(_) if bit == ns::MOUNT => {
+                    return Err(Error::refused(field, "joining a mount namespace by path is not supported"));
+                }
+                Some(path) => {
+                    let what = path.display().to_string();
+                    let c = cstring(&field, utf8(&field, path)?)?;
+                    let fd = path::openat(CWD, &c, libc::O_RDONLY, 0)
+                        .map_err(|e| Error::prepare(format!("open namespace {what}"), e))?;
+                    let of = self.fds.own(fd).map_err(|e| Error::prepare(format!("keep namespace {what}"), e))?;
+                    self.steps.push(Step::Join { of, namespaces: bit, what });
+                }
+            }
+        }
+        if new & ns::MOUNT == 0 {
+            return Err(Error::refused("linux.namespaces", "a container needs a mount namespace of its own"));
+        }
+        for step in mounts {
+            if let Step::CloneShared { path, recursive, cell, container_path } = step {
+                let (path, container_path) = (path.clone(), container_path.clone());
+                self.steps.push(Step::CloneShared { path, recursive: *recursive, cell: *cell, container_path });
+            }
+        }
+        self.steps.extend([Step::Unshare { namespaces: new }, Step::PrivateMounts]);
+        Ok(())
+    }
+
+    fn attach_root(&mut self) -> Result<(), Error> {
+        let slot = match self.req.root {
+            Root::Detached(fd) => self.fds.lend(fd),
+            Root::Path(dir) => {
+                let what = format!("open the root file system {}", dir.display());
+                let c = cstring("root.path", utf8("root.path", dir)?)?;
+                let tree = mount::clone_tree(CWD, &c, true).map_err(|e| Error::prepare(what.clone(), e))?;
+                let change =
+                    mount::SetAttr { propagation: Some(Propagation::Private), recursive: true, ..Default::default() };
+                mount::mount_setattr(tree.as_fd(), change).map_err(|e| Error::prepare(what, e))?;
+                self.fds.own(tree)
+            }
+        };
+        let root = slot.map_err(|e| Error::prepare("keep the root file system", e))?;
+        self.steps.push(Step::AttachRoot { root, at: self.req.attach_at.to_owned() });
+        Ok(())
+    }
+
+    /// All mounts in the spec's order, and devices once `/dev` is there.
+    fn mounts(&mut self) -> Result<(), Error> {
+        let spec: &'a Spec = self.spec;
+        let mounts: &'a [Mount] = spec.mounts().as_deref().unwrap_or_default();
+        if !self.req.sources.is_empty() && self.req.sources.len() != mounts.len() {
+            let reason = format!("{} sources for {} mounts", self.req.sources.len(), mounts.len());
+            return Err(Error::refused("mounts", reason));
+        }
+        let mut dev_is_ours = true;
+        let mut dev_done = false;
+        for (i, m) in mounts.iter().enumerate() {
+            let source = self.req.sources.get(i).copied().unwrap_or(Source::Spec);
+            let new = self.mount(i, m, source)?;
+            if m.destination() == Path::new("/dev") {
+                dev_is_ours = new;
+                if new {
+                    self.devices(mounts)?;
+                    dev_done = true;
+                }
+            }
+        }
+        if dev_is_ours && !dev_done {
+            self.steps.push(Step::OpenDev { target: target("/dev", "/dev", true)? });
+            self.devices(&[])?;
+        }
+        Ok(())
+    }
+
+    /// One mount; whether it is a new file system.
+    fn mount(&mut self, i: usize, m: &'a Mount, source: Source<'a>) -> Result<bool, Error> {
+        let field = format!("mounts[{i}]");
+        let text = utf8(&field, m.destination())?;
+        let words = m.options().as_deref().unwrap_or_default();
+        let o = options::parse(words).map_err(|e| Error::refused(format!("{field}.options"), e))?;
+        let fstype = m.typ().as_deref().unwrap_or("none");
+        let guarded = matches!(fstype, "proc" | "sysfs" | "cgroup" | "cgroup2") || text == "/dev";
+        let to = target(&format!("{field}.destination"), text, guarded)?;
+        if to.relative.is_empty() {
+            return Err(Error::refused(format!("{field}.destination"), "the root can't be mounted over"));
+        }
+        let keep_fd = |e| Error::prepare(format!("keep the source of the mount on {text}"), e);
+        let from = match source {
+            Source::Detached(fd) => Origin::Slot(self.fds.lend(fd).map_err(keep_fd)?),
+            Source::Sandbox(path) => {
+                let cell = self.cells;
+                self.cells += 1;
+                let (path, container_path) = (path.to_owned(), text.to_owned());
+                self.steps.push(Step::CloneShared { path, recursive: o.bind == Some(true), cell, container_path });
+                Origin::Cell(cell)
+            }
+            Source::Spec if o.bind.is_some() || fstype == "bind" => {
+                let path = m.source().as_deref().unwrap_or(Path::new(""));
+                if !path.is_absolute() {
+                    return Err(Error::refused(format!("{field}.source"), format!("{path:?} is not absolute")));
+                }
+                let c = cstring(&field, utf8(&field, path)?)?;
+                let tree = mount::clone_tree(CWD, &c, o.bind == Some(true)).map_err(|e| {
+                    Error::prepare(format!("bind mount on {text}: open its source {}", path.display()), e)
+                })?;
+                Origin::Slot(self.fds.own(tree).map_err(keep_fd)?)
+            }
+            Source::Spec => {
+                self.new_filesystem(&field, m, fstype, to, o)?;
+                return Ok(true);
+            }
+        };
+        if !o.data.is_empty() {
+            return Err(Error::refused(
+                format!("{field}.options"),
+                format!("{:?} means nothing for a bind mount", o.data),
+            ));
+        }
+        self.steps.push(Step::MountExisting { target: to, from, changes: changes(&o) });
+        Ok(false)
+    }
+
+    fn new_filesystem(&mut self, field: &str, m: &Mount, fstype: &str, to: Target, o: Options) -> Result<(), Error> {
+        if o.set_recursive != 0 || o.clear_recursive != 0 {
+            return Err(Error::refused(format!("{field}.options"), "a recursive option needs a bind mount"));
+        }
+        if o.propagation.is_some_and(|(p, _)| p != Propagation::Private) {
+            return Err(Error::refused(
+                format!("{field}.options"),
+                "propagation other than private needs a bind mount",
+            ));
+        }
+        let keep = match fstype {
+            "proc" => Some(Keep::Proc),
+            "sysfs" => Some(Keep::Sys),
+            "tmpfs" if to.container_path == "/dev" => Some(Keep::Dev),
+            "devpts" if to.container_path == "/dev/pts" && matches!(self.req.stdio, Stdio::Terminal { .. }) => {
+                Some(Keep::Pts)
+            }
+            "tmpfs" | "mqueue" | "devpts" => None,
+            "cgroup" | "cgroup2" => return self.cgroup(to, &o),
+            other => {
+                let reason = format!("file system {other:?} is not supported, bind mount it instead");
+                return Err(Error::refused(format!("{field}.type"), reason));
+            }
+        };
+        let data = if o.data.is_empty() { None } else { Some(cstring(field, &o.data)?) };
+        let name = cstring(field, fstype)?;
+        let source = match m.source() {
+            Some(s) => cstring(field, utf8(field, s)?)?,
+            None => name.clone(),
+        };
+        self.steps.push(Step::MountNew { target: to, fstype: name, source, flags: o.flags, data, keep });
+        Ok(())
+    }
+
+    /// One v2 mount, or a tmpfs with a mount for each hierarchy.
+    fn cgroup(&mut self, to: Target, o: &Options) -> Result<(), Error> {
+        let layout = cgroup::layout().map_err(|e| {
+            Error::prepare("find out which cgroup hierarchies there are", crate::errno::Sys::from(&e).0)
+        })?;
+        let flags = o.flags & !libc::MS_RELATIME;
+        let v2 = |target| Step::MountNew {
+            target,
+            fstype: c"cgroup2".into(),
+            source: c"cgroup2".into(),
+            flags,
+            data: None,
+            keep: None,
+        };
+        let cgroup::Layout::Split(list) = layout else {
+            self.steps.push(v2(to));
+            return Ok(());
+        };
+        let at = to.container_path.clone();
+        let place = |name: &str| target("linux cgroup mount", &format!("{at}/{name}"), true);
+        let again = target("linux cgroup mount", &at, true)?;
+        self.steps.push(Step::MountNew {
+            target: to,
+            fstype: c"tmpfs".into(),
+            source: c"tmpfs".into(),
+            flags: (flags | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC) & !libc::MS_RDONLY,
+            data: Some(c"mode=755,size=64k".into()),
+            keep: None,
+        });
+        for h in list {
+            let target = place(&h.name)?;
+            self.steps.push(match &h.v1 {
+                None => v2(target),
+                Some(data) => Step::MountNew {
+                    target,
+                    fstype: c"cgroup".into(),
+                    source: c"cgroup".into(),
+                    flags,
+                    data: Some(cstring("linux cgroup mount", data)?),
+                    keep: None,
+                },
+            });
+        }
+        if flags & libc::MS_RDONLY != 0 {
+            self.steps.push(Step::RemountReadonly { target: again });
+        }
+        Ok(())
+    }
+
+    /// Directories that later mounts need, devices and links. `/dev` is open when these run.
+    fn devices(&mut self, mounts: &[Mount]) -> Result<(), Error> {
+        for m in mounts {
+            let name = m.destination().strip_prefix("/dev").ok().and_then(Path::to_str).unwrap_or_default();
+            let new = matches!(m.typ().as_deref(), Some("devpts" | "mqueue" | "tmpfs"));
+            if new && !name.is_empty() && name != ".." && !name.contains('/') {
+                self.steps.push(Step::DevDirectory { name: cstring("mounts", name)? });
+            }
+        }
+        for (name, major, minor) in DEVICES {
+            let path = format!("/dev/{}", name.to_string_lossy());
+            let dev = path::makedev(major, minor);
+            self.device(&path, Some(name.to_owned()), libc::S_IFCHR | 0o666, dev, None)?;
+        }
+        for (name, to) in LINKS {
+            self.steps.push(Step::DevLink { name: name.into(), to: to.into() });
+        }
+        let list = self.spec.linux().as_ref().and_then(|l| l.devices().as_ref());
+        for (i, d) in list.into_iter().flatten().enumerate() {
+            let field = format!("linux.devices[{i}]");
+            let kind = match d.typ() {
+                LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+                LinuxDeviceType::B => libc::S_IFBLK,
+                LinuxDeviceType::P => libc::S_IFIFO,
+                LinuxDeviceType::A => return Err(Error::refused(field, "type \"a\" is not a device")),
+            };
+            let number =
+                |n: i64| u32::try_from(n).map_err(|_| Error::refused(&field, format!("{n} is no device number")));
+            let dev = if kind == libc::S_IFIFO { 0 } else { path::makedev(number(d.major())?, number(d.minor())?) };
+            let path = utf8(&field, d.path())?;
+            let owner = match (d.uid(), d.gid()) {
+                (None, None) => None,
+                (uid, gid) => Some((uid.unwrap_or(0), gid.unwrap_or(0))),
+            };
+            let default = DEVICES
+                .iter()
+                .find(|(name, ..)| path.strip_prefix("/dev/").map(str::as_bytes) == Some(name.to_bytes()));
+            if let Some((_, major, minor)) = default {
+                if kind != libc::S_IFCHR || dev != path::makedev(*major, *minor) {
+                    return Err(Error::refused(field, format!("{path} is a default device with another number")));
+                }
+                continue;
+            }
+            let name = Path::new(path).strip_prefix("/dev").ok().and_then(Path::to_str).unwrap_or("");
+            let in_dev = if name.is_empty() || name.contains('/') { None } else { Some(cstring(&field, name)?) };
+            self.device(path, in_dev, kind | d.file_mode().unwrap_or(0o666) & 0o7777, dev, owner)?;
+        }
+        Ok(())
+    }
+
+    fn device(
+        &mut self,
+        path: &str,
+        in_dev: Option<CString>,
+        mode: u32,
+        dev: u64,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), Error> {
+        let to = target("linux.devices", path, false)?;
+        if self.user && mode & libc::S_IFMT != libc::S_IFIFO {
+            // Device nodes can't be made in a user namespace: the host's own are bound, if they are what is asked for.
+            let what = || format!("open device {path} of the host");
+            let c = cstring("linux.devices", path)?;
+            let tree = mount::clone_tree(CWD, &c, false).map_err(|e| Error::prepare(what(), e))?;
+            let stat = path::fstat(tree.as_fd()).map_err(|e| Error::prepare(what(), e))?;
+            if stat.st_mode & libc::S_IFMT != mode & libc::S_IFMT || stat.st_rdev != dev {
+                return Err(Error::refused("linux.devices", format!("{path} of the host is another device")));
+            }
+            let from = Origin::Slot(self.fds.own(tree).map_err(|e| Error::prepare(what(), e))?);
+            self.steps.push(Step::MountExisting { target: to, from, changes: vec![PRIVATE] });
+            return Ok(());
+        }
+        self.steps.push(Step::Device { target: to, in_dev, mode, dev, owner });
+        Ok(())
+    }
+
+    fn sysctls(&mut self, linux: Option<&Linux>) -> Result<(), Error> {
+        let Some(all) = linux.and_then(|l| l.sysctl().as_ref()) else { return Ok(()) };
+        let mut all: Vec<_> = all.iter().collect();
+        all.sort();
+        for (name, value) in all {
+            let field = format!("linux.sysctl[{name:?}]");
+            let path = sysctl::path(name).map_err(|e| Error::refused(&field, e))?;
+            sysctl::value(value).map_err(|e| Error::refused(&field, e))?;
+            if !self.steps.iter().any(|s| matches!(s, Step::MountNew { keep: Some(Keep::Proc), .. })) {
+                return Err(Error::refused(field, "needs a proc mount"));
+            }
+            let path = cstring(&field, &format!("sys/{path}"))?;
+            self.steps.push(Step::Sysctl { name: name.clone(), path, value: value.clone() });
+        }
+        Ok(())
+    }
+
+    fn hidden_paths(&mut self, linux: Option<&Linux>) -> Result<(), Error> {
+        let Some(linux) = linux else { return Ok(()) };
+        for path in linux.masked_paths().iter().flatten() {
+            self.steps.push(Step::Mask { target: target("linux.maskedPaths", path, false)? });
+        }
+        for path in linux.readonly_paths().iter().flatten() {
+            self.steps.push(Step::ReadonlyPath { target: target("linux.readonlyPaths", path, false)? });
+        }
+        Ok(())
+    }
+
+    fn root_attributes(&mut self, linux: Option<&Linux>) -> Result<(), Error> {
+        if self.spec.root().as_ref().is_some_and(|r| r.readonly().unwrap_or(false)) {
+            let change = Change { set: attr::RDONLY, clear: 0, propagation: None, recursive: false };
+            self.steps.push(Step::RootAttributes { change });
+        }
+        let Some(word) = linux.and_then(|l| l.rootfs_propagation().as_deref()).filter(|w| !w.is_empty()) else {
+            return Ok(());
+        };
+        match options::parse(&[word]).ok().and_then(|o| o.propagation) {
+            Some((propagation, recursive)) => {
+                let change = Change { set: 0, clear: 0, propagation: Some(propagation), recursive };
+                self.steps.push(Step::RootAttributes { change });
+                Ok(())
+            }
+            None => Err(Error::refused("linux.rootfsPropagation", format!("{word:?} is no kind of propagation"))),
+        }
+    }
+
+    fn names(&mut self) -> Result<(), Error> {
+        let own = self.steps.iter().any(|s| matches!(s, Step::Unshare { namespaces } if namespaces & ns::UTS != 0));
+        let set = |name: Option<&String>, field: &str| match name.filter(|n| !n.is_empty()) {
+            None => Ok(None),
+            Some(_) if !own => Err(Error::refused(field, "needs a UTS namespace of the container's own")),
+            Some(n) if n.len() > 64 => Err(Error::refused(field, "is longer than 64 bytes")),
+            Some(n) => cstring(field, n).map(Some),
+        };
+        if let Some(name) = set(self.spec.hostname().as_ref(), "hostname")? {
+            self.steps.push(Step::Hostname { name });
+        }
+        if let Some(name) = set(self.spec.domainname().as_ref(), "domainname")? {
+            self.steps.push(Step::Domainname { name });
+        }
+        Ok(())
+    }
+}
+
+const PRIVATE: Change = Change { set: 0, clear: 0, propagation: Some(Propagation::Private), recursive: true };
+
+/// The fewest calls that set what the options ask for on a bind mount: at most one for all mounts in it and one for its top.
+fn changes(o: &Options) -> Vec<Change> {
+    let (propagation, deep) = o.propagation.unwrap_or((Propagation::Private, true));
+    let whole = Change {
+        set: o.set_recursive,
+        clear: o.clear_recursive,
+        propagation: if deep { Some(propagation) } else { None },
+        recursive: true,
+    };
+    let top = Change {
+        set: o.set,
+        clear: o.clear,
+        propagation: if deep { None } else { Some(propagation) },
+        recursive: false,
+    };
+    // A bind that is not recursive is one mount: both are the same then, and can be said in one call.
+    if o.bind == Some(false) && whole.clear & top.clear == 0 {
+        let propagation = whole.propagation.or(top.propagation);
+        return vec![Change {
+            set: whole.set | top.set,
+            clear: whole.clear | top.clear,
+            propagation,
+            recursive: false,
+        }];
+    }
+    let nothing = |c: &Change| c.set == 0 && c.clear == 0 && c.propagation.is_none();
+    [whole, top].into_iter().filter(|c| !nothing(c)).collect()
+}

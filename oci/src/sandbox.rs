@@ -209,7 +209,8 @@ pub fn start(sandbox: &Sandbox<'_>) -> Result<Launching, Error> {
     };
     let (report, child) = fd::seqpacket_pair().map_err(failed("make a socket to pause"))?;
     let data = sandbox.tmpfs.iter().map(options).collect::<Result<Vec<_>, _>>().map_err(failed("mount tmpfs"))?;
-    let score = CString::new(sandbox.oom_score_adj.to_string()).map_err(|_| failed("set oom_score_adj")(Errno::EINVAL))?;
+    let score =
+        CString::new(sandbox.oom_score_adj.to_string()).map_err(|_| failed("set oom_score_adj")(Errno::EINVAL))?;
     let argv = process::Strings::new(vec![c"/pause".into()]);
     let env = process::Strings::new(Vec::new());
     let born = sandbox.namespaces & ns::PID | ns::MOUNT | if sandbox.user.is_some() { ns::USER } else { 0 };
@@ -228,7 +229,10 @@ pub fn start(sandbox: &Sandbox<'_>) -> Result<Launching, Error> {
     let launching = Launching {
         held: Some(Held { pid: made.pid, pidfd: made.pidfd }),
         report,
-        items: [sandbox.sysctls.iter().map(|(n, _)| name(n)).collect(), sandbox.tmpfs.iter().map(|t| name(&t.path)).collect()],
+        items: [
+            sandbox.sysctls.iter().map(|(n, _)| name(n)).collect(),
+            sandbox.tmpfs.iter().map(|t| name(&t.path)).collect(),
+        ],
         warnings: Vec::new(),
         ready: false,
         sibling: sandbox.sibling,
@@ -416,7 +420,9 @@ impl Launching {
                 (PACKET, KIND_WARNING, Some(step)) => {
                     self.warnings.push(format!("{}: {}, continuing without it", step.sentence(), Sys(errno)));
                 }
-                (PACKET, KIND_FAILED, Some(step)) => return Err(Error::Step { doing: self.sentence(step, item), errno }),
+                (PACKET, KIND_FAILED, Some(step)) => {
+                    return Err(Error::Step { doing: self.sentence(step, item), errno });
+                }
                 _ => return Err(Error::Step { doing: "understand what pause reports".into(), errno: Errno::EPROTO }),
             }
         }

@@ -39,9 +39,10 @@ pub fn target(record: &PodRecord, status: &Status, name: Option<&str>) -> Result
         State::Waiting { ref reason, .. } => {
             Err(format!("container {} is not running: it waits ({reason})", record.containers[index].name))
         }
-        State::Terminated(ref exit) => {
-            Err(format!("container {} is not running: it ended with exit code {}", record.containers[index].name, exit.exit_code))
-        }
+        State::Terminated(ref exit) => Err(format!(
+            "container {} is not running: it ended with exit code {}",
+            record.containers[index].name, exit.exit_code
+        )),
     }
 }
 

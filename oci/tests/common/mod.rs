@@ -75,6 +75,14 @@ impl Sandbox {
                     path::mkdirat(path::CWD, dir, 0o1777)?;
                 }
                 mount::mount_at(c"shm", c"shm", c"tmpfs", libc::MS_NOSUID, Some(c"mode=1777"))?;
+                if user {
+                    // In a user namespace the kernel mounts a new proc or sysfs only where one can be seen already.
+                    for (fstype, dir) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
+                        path::mkdirat(path::CWD, dir, 0o755)?;
+                        let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                        mount::mount_at(fstype, dir, fstype, flags, None)?;
+                    }
+                }
                 mount::pivot_root(c".", c".")?;
                 mount::umount(c".", true)?;
                 process::set_dumpable(true)?;

@@ -1,6 +1,167 @@
 //! Arguments to request to one call to exit code and output; one file a command.
+//!
+//! Data goes to standard output through [`out::Out`], messages to standard error as `husk: …`. No rule of a pod's life is decided here.
+//! Exit codes: 0 done, 1 failed, 2 usage; `exec`: the command's own, 128 + signal, or 125 / 126 / 127.
 
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod delete;
+mod describe;
+mod error;
+mod exec;
+mod gc;
+mod get;
+mod image;
+mod log_reader;
+mod logs;
+mod names;
+mod out;
+mod relay;
+mod run;
+mod span;
+mod status;
+mod terminal;
+mod version;
+mod wait;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pod::{self, Liveness};
+use crate::state::{DEFAULT_ROOT, DEFAULT_STATE, PodEntry, Roots};
+pub use error::Error;
+
+/// Run Kubernetes pods on this host, without a daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "husk",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Example:\n  husk run pod.yaml && husk wait demo --for=condition=Ready && husk logs demo"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+struct Global {
+    /// Where images, volumes and logs are kept
+    #[arg(long, global = true, env = "HUSK_ROOT", value_name = "DIR", default_value = DEFAULT_ROOT)]
+    root: PathBuf,
+    /// Where running pods are recorded; gone after a reboot
+    #[arg(long, global = true, env = "HUSK_STATE", value_name = "DIR", default_value = DEFAULT_STATE)]
+    state: PathBuf,
+    /// Namespace of the pods [default: default]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the pods of a manifest
+    Run(run::Run),
+    /// Show pods as a table, JSON or YAML
+    Get(get::Get),
+    /// Tell all about pods, for people
+    Describe(describe::Describe),
+    /// Print what a container wrote
+    Logs(logs::Logs),
+    /// Run a command in a container
+    Exec(exec::Exec),
+    /// End pods and remove what they used
+    Delete(delete::Delete),
+    /// Wait until pods are as asked
+    Wait(wait::Wait),
+    /// Load, import, list and remove images
+    Image(image::Image),
+    /// Remove what pods left behind that ended without their supervisor
+    Gc(gc::Gc),
+    /// Print the version
+    Version(version::Version),
+}
+
+/// What a command works with.
+struct Context {
+    roots: Roots,
+    /// `-n`, or `default`.
+    namespace: String,
+    /// `-n` was given, so a manifest may not name another one.
+    namespace_given: bool,
+}
+
+/// Runs the program: the whole of `main`.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.by_ref().nth(1).is_some_and(|word| word == "supervisor") {
+        // Before anything else: this process stays for as long as its pod, and each page it dirties counts.
+        return crate::supervisor::main(args);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.messages().iter().for_each(out::say);
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+/// clap's own words: help and version to standard output with 0, the rest to standard error with 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed standard output or error is nobody to tell.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+fn dispatch(cli: Cli) -> Result<(), Error> {
+    if let Command::Version(command) = cli.command {
+        return command.run();
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::failed(format!(
+            "must be run as root, not as uid {}: try sudo husk",
+            nix::unistd::geteuid()
+        )));
+    }
+    let context = Context {
+        roots: Roots::new(&cli.global.root, &cli.global.state)?,
+        namespace_given: cli.global.namespace.is_some(),
+        namespace: cli.global.namespace.unwrap_or_else(|| "default".into()),
+    };
+    match cli.command {
+        Command::Run(command) => command.run(&context),
+        Command::Get(command) => command.run(&context),
+        Command::Describe(command) => command.run(&context),
+        Command::Logs(command) => command.run(&context),
+        Command::Exec(command) => command.run(&context),
+        Command::Delete(command) => command.run(&context),
+        Command::Wait(command) => command.run(&context),
+        Command::Image(command) => command.run(&context),
+        Command::Gc(command) => command.run(&context),
+        Command::Version(command) => command.run(),
+    }
+}
+
+impl Context {
+    /// The pod of this name (or uid) in the namespace of the command line; `word` may be `pod/NAME`.
+    fn find(&self, word: &str) -> Result<PodEntry, Error> {
+        let name = names::name(word).map_err(Error::usage)?;
+        Ok(self.roots.find(&self.namespace, &name)?)
+    }
+}
+
+/// The pod as Kubernetes shows it.
+fn v1(entry: &PodEntry) -> Pod {
+    let live = if entry.live { Liveness::Alive } else { Liveness::Dead };
+    pod::to_v1(&entry.record, &entry.status, live)
 }

@@ -1,1 +1,21 @@
-//! Kubernetes objects in: parse, default, validate. No I/O.
+//! Kubernetes objects in: parse, default, validate. Pure code: bytes and plain data in, plain data out; no I/O, no clock.
+//!
+//! The order is [`parse`], [`default`], [`validate`]; the rest may rely on a pod that went through all three.
+
+pub mod command;
+mod defaults;
+mod parse;
+mod quantity;
+mod resources;
+mod selector;
+mod validate;
+mod volumes;
+
+pub use command::Node;
+pub use defaults::default;
+pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
+pub use quantity::{Quantity, QuantityError, quantity};
+pub use resources::{QosClass, Resources, oom_score_adj, pod_resources, qos_class, resources};
+pub use selector::{Selector, SelectorError, selector};
+pub use validate::{Errors, FieldError, validate};
+pub use volumes::{is_memory, memory_volume_bytes};

@@ -1,1 +1,23 @@
-//! Kubelet semantics as pure functions over records; time is a parameter.
+//! Kubelet semantics as pure functions over records: what to do next, back-off, grace, phase, status. Time is a parameter; no I/O.
+//!
+//! The supervisor's loop is: change the [`Status`](crate::state::record::Status) with one of the `apply_*` functions or [`request_delete`], write it, call
+//! [`decide`], carry out the actions in order, repeat at the next event or at the wake-up.
+//!
+//! * `decide.rs`: status and clock to actions
+//! * `events.rs`: what happened to status
+//! * `status.rs`: status to the `v1.Pod` that users see
+
+mod decide;
+mod events;
+mod rules;
+#[cfg(test)]
+mod simulation;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Action, Decision, Now, decide};
+pub use events::{
+    apply_exit, apply_initialized, apply_sandbox_end, apply_start, apply_stopping, initial, request_delete,
+};
+pub use status::{Liveness, Phase, hostname, phase, printable_status, to_v1};

@@ -1,1 +1,28 @@
-//! CRI-shaped verbs over sandboxes and containers.
+//! CRI-shaped verbs over sandboxes and containers: the order of set-up, and its reverse on failure. No policy: that is `pod/`.
+
+pub mod container;
+pub mod delete;
+pub mod devices;
+pub mod error;
+pub mod exe;
+pub mod keeper;
+pub mod mounts;
+pub mod remove;
+pub mod resolve;
+pub mod run;
+pub mod sandbox;
+pub mod spec;
+
+pub use delete::{DeleteOptions, delete};
+pub use error::Error;
+pub use remove::GcReport;
+pub use run::{RunOutcome, run};
+
+/// Collects everything that belongs to no pod; see [`remove::gc`].
+///
+/// # Errors
+/// The lists cannot be read, or there are no cgroups. What could not be removed is in the report.
+pub fn gc(roots: &crate::state::Roots) -> Result<GcReport, Error> {
+    let driver = crate::cgroup::Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+    remove::gc(roots, &driver)
+}

@@ -1,3 +1,71 @@
 //! The per-pod process: event loop, control socket, keeper client, log writer.
+//!
+//! One thread (a clone in a process with more could inherit a held lock, and joining user or mount namespaces needs one thread), so nothing
+//! here may use `tokio::fs`, `spawn_blocking`, host name look-ups or other things that start threads behind our back.
 
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use husk_oci::sys::{fd, process};
+
+pub mod client;
 pub mod control;
+pub mod exec;
+pub mod journal;
+pub mod keeper;
+pub mod log;
+pub mod pod;
+pub mod server;
+pub mod slots;
+pub mod streams;
+pub mod watch;
+
+use crate::runtime::Error;
+use crate::runtime::keeper::READY_FD;
+use crate::state::Roots;
+use crate::state::pods::PodDir;
+
+/// `husk supervisor ROOT STATE UID`: keeper's child; not for users.
+pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let (Some(root), Some(state), Some(uid), None) = (args.next(), args.next(), args.next(), args.next()) else {
+        eprintln!("husk supervisor is started by husk run, not by hand");
+        return ExitCode::from(2);
+    };
+    let roots = Roots { root: PathBuf::from(root), state: PathBuf::from(state) };
+    // Before anything else is opened: the numbers are a contract with keeper.
+    let (socket, ready) = (fd::inherit(husk_pause::proto::SUPERVISOR_FD), fd::inherit(READY_FD).ok());
+    let Ok(socket) = socket else {
+        eprintln!("husk supervisor is started by keeper, not by hand");
+        return ExitCode::from(2);
+    };
+    match supervise(roots, &uid.to_string_lossy(), socket, ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{} error: {e}", jiff::Timestamp::now());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -> Result<(), Error> {
+    let keeper_error = |e: keeper::Error| Error::Host { what: e.to_string() };
+    // /proc/<pid> of ours is root's alone, also for a process that a container puts into our place (CVE-2019-5736).
+    process::set_dumpable(false).map_err(|e| Error::sys("become undumpable", e))?;
+    let mut keeper = keeper::Keeper::new(socket).map_err(keeper_error)?;
+    let dir = roots.pod_dir(uid);
+    if !dir.exists() {
+        // Our predecessor had removed everything when it died.
+        return keeper.quit().map_err(keeper_error);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|e| Error::io("start the event loop", &e))?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let pod = pod::Pod::new(roots, PodDir::open(dir)?, keeper, ready)?;
+        pod.run().await
+    })
+}

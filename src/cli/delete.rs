@@ -1,0 +1,126 @@
+//! `husk delete`: asks for the end of pods, all at once, and waits until nothing of them is left.
+
+use clap::Args;
+
+use super::get::Select;
+use super::out::{self, Out};
+use super::{Context, Error, names, run};
+use crate::runtime::{self, DeleteOptions};
+use crate::state::{self, PodEntry};
+
+/// End pods and remove what they used.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  husk delete demo\n  husk delete pods --all --grace-period=5")]
+pub struct Delete {
+    /// Names, with or without pod in front
+    #[arg(value_name = "[KIND] NAME")]
+    what: Vec<String>,
+    #[command(flatten)]
+    select: Select,
+    /// All pods of the namespace
+    #[arg(long)]
+    all: bool,
+    /// The pods of these manifests; - is standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    files: Vec<String>,
+    /// Seconds between the stop signal and SIGKILL; without it, what the pod says
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=i64::from(i32::MAX)))]
+    grace_period: Option<u32>,
+    /// Kill at once
+    #[arg(long)]
+    force: bool,
+    /// The same as --grace-period=1
+    #[arg(long, conflicts_with_all = ["grace_period", "force"])]
+    now: bool,
+    /// Come back when the pods are gone; --wait=false when their end has begun
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    wait: bool,
+    /// A pod that is not there counts as deleted
+    #[arg(long)]
+    ignore_not_found: bool,
+}
+
+impl Delete {
+    pub(super) fn run(self, context: &Context) -> Result<(), Error> {
+        let options = self.options()?;
+        let (entries, mut complaints) = self.targets(context)?;
+        let mut out = Out::new();
+        let chosen_by_name = self.select.selector.is_none() && !self.all;
+        if entries.is_empty() && complaints.is_empty() && !chosen_by_name {
+            out::say("no pods found");
+        }
+        // Side by side: each may take its whole grace period.
+        let results = std::thread::scope(|scope| {
+            let running: Vec<_> = entries
+                .iter()
+                .map(|entry| scope.spawn(move || runtime::delete(&context.roots, entry, options)))
+                .collect();
+            running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+        });
+        for (entry, result) in entries.iter().zip(results) {
+            let name = entry.record.pod.metadata.name.as_deref().unwrap_or_default();
+            match result {
+                Ok(Ok(())) => out.line(match (options.force, options.wait) {
+                    (true, _) => format!("pod/{name} force deleted"),
+                    (false, true) => format!("pod/{name} deleted"),
+                    (false, false) => format!("pod/{name} is being deleted"),
+                })?,
+                Ok(Err(error)) => complaints.push(super::error::sentence(&error)),
+                Err(_) => complaints.push(format!("pod {name}: the thread that deleted it panicked")),
+            }
+        }
+        out.flush()?;
+        if complaints.is_empty() { Ok(()) } else { Err(Error::Invalid { messages: complaints }) }
+    }
+
+    fn options(&self) -> Result<DeleteOptions, Error> {
+        if self.grace_period == Some(0) && !self.force {
+            return Err(Error::usage(
+                "--grace-period=0 kills without asking: add --force if that is meant, or use --now for one second",
+            ));
+        }
+        if self.force && self.grace_period.is_some_and(|seconds| seconds > 0) {
+            return Err(Error::usage("--force kills at once: leave out --grace-period"));
+        }
+        let grace_seconds = if self.now { Some(1) } else { self.grace_period.map(u64::from) };
+        Ok(DeleteOptions { grace_seconds, force: self.force, wait: self.wait })
+    }
+
+    /// The pods that are meant, each once, and a sentence for each that is not there.
+    fn targets(&self, context: &Context) -> Result<(Vec<PodEntry>, Vec<String>), Error> {
+        let names = names::names(&self.what).map_err(Error::usage)?;
+        let chosen = self.all || self.select.selector.is_some();
+        let mut wanted: Vec<(String, String)> =
+            names.names.into_iter().map(|name| (context.namespace.clone(), name)).collect();
+        if chosen {
+            if !wanted.is_empty() || !self.files.is_empty() {
+                return Err(Error::usage("names and -f cannot be combined with -l or --all"));
+            }
+            return self.select.entries(context);
+        }
+        if self.select.all_namespaces {
+            return Err(Error::usage("-A needs -l or --all"));
+        }
+        for pod in run::read_all(&self.files, context)? {
+            let metadata = pod.metadata;
+            wanted.push((
+                metadata.namespace.unwrap_or_else(|| context.namespace.clone()),
+                metadata.name.unwrap_or_default(),
+            ));
+        }
+        if wanted.is_empty() {
+            return Err(Error::usage("which pods? name them, or use -f, -l or --all"));
+        }
+        let mut entries: Vec<PodEntry> = Vec::new();
+        let mut complaints = Vec::new();
+        for (namespace, name) in wanted {
+            match context.roots.find(&namespace, &name) {
+                Ok(entry) if entries.iter().any(|other| other.uid == entry.uid) => {}
+                Ok(entry) => entries.push(entry),
+                Err(state::Error::NotFound { .. }) if self.ignore_not_found => {}
+                Err(error) => complaints.push(super::error::sentence(&error)),
+            }
+        }
+        Ok((entries, complaints))
+    }
+}

@@ -1,0 +1,249 @@
+//! `husk get pods`: a table, names, or real `v1.Pod` objects.
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+
+use super::names;
+use super::out::{self, Cell, Out};
+use super::{Context, Error, status};
+use crate::manifest::{self, Selector};
+use crate::state::{Listed, PodEntry};
+
+/// Show pods as a table, JSON or YAML.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  husk get pods -o wide\n  husk get pod demo -o yaml")]
+pub struct Get {
+    /// pods, or pod and names; pod/NAME is understood too
+    #[arg(required = true, value_name = "KIND [NAME]")]
+    what: Vec<String>,
+    #[command(flatten)]
+    select: Select,
+    /// json, yaml, wide or name instead of the table
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Output>,
+    /// Leave out the header of the table
+    #[arg(long)]
+    no_headers: bool,
+}
+
+/// Which pods, when they are not named.
+#[derive(Debug, Args)]
+pub struct Select {
+    /// Pods of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Pods with these labels: app=web,tier!=db
+    #[arg(short = 'l', long, value_name = "LABELS", value_parser = manifest::selector)]
+    pub selector: Option<Selector>,
+}
+
+/// How `get` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+    Yaml,
+    Wide,
+    Name,
+}
+
+/// A data format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Indented JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl Format {
+    /// The value as text, with a new line at its end.
+    pub fn render(self, value: &impl Serialize) -> Result<String, Error> {
+        let mut text = match self {
+            Format::Json => serde_json::to_string_pretty(value)?,
+            Format::Yaml => serde_saphyr::to_string(value)?,
+        };
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(text)
+    }
+}
+
+/// A `v1.List` of pods.
+#[derive(Serialize)]
+struct List<'a> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: serde_json::Map<String, serde_json::Value>,
+    items: &'a [Pod],
+}
+
+impl Get {
+    pub(super) fn run(self, context: &Context) -> Result<(), Error> {
+        let names = names::names(&self.what).map_err(Error::usage)?;
+        if !names.kind && !self.what.iter().all(|word| word.contains('/')) {
+            return Err(Error::usage(format!("unknown kind {:?}; husk has pods: try husk get pods", self.what[0])));
+        }
+        let one = names.names.len() == 1;
+        let found = self.select.find(context, &names.names)?;
+        let mut out = Out::new();
+        match self.output {
+            Some(Output::Name) => {
+                for pod in &found.pods {
+                    out.line(format!("pod/{}", name(pod)))?;
+                }
+            }
+            Some(format @ (Output::Json | Output::Yaml)) => {
+                let format = if format == Output::Json { Format::Json } else { Format::Yaml };
+                match found.pods.as_slice() {
+                    [pod] if one => out.raw(format.render(pod)?.as_bytes())?,
+                    [] if one => {}
+                    items => {
+                        let metadata = serde_json::Map::new();
+                        let list = List { api_version: "v1", kind: "List", metadata, items };
+                        out.raw(format.render(&list)?.as_bytes())?;
+                    }
+                }
+            }
+            None | Some(Output::Wide) => {
+                if found.pods.is_empty() {
+                    if found.complaints.is_empty() {
+                        out::say(match self.select.all_namespaces {
+                            true => "no pods found".to_string(),
+                            false => format!("no pods found in namespace {}", context.namespace),
+                        });
+                    }
+                } else {
+                    self.table(&mut out, &found.pods)?;
+                }
+            }
+        }
+        out.flush()?;
+        found.finish()
+    }
+
+    fn table(&self, out: &mut Out, pods: &[Pod]) -> Result<(), Error> {
+        let wide = self.output == Some(Output::Wide);
+        let mut header = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
+        if self.select.all_namespaces {
+            header.insert(0, "NAMESPACE");
+        }
+        if wide {
+            header.extend(["UID", "IMAGES"]);
+        }
+        let now = Timestamp::now();
+        let rows: Vec<Vec<Cell>> = pods
+            .iter()
+            .map(|pod| {
+                let row = status::row(pod, now);
+                let mut cells: Vec<Cell> = vec![
+                    name(pod).into(),
+                    row.ready.into(),
+                    Cell::from(row.status).tone(Some(row.tone)),
+                    row.restarts.into(),
+                    row.age.into(),
+                ];
+                if self.select.all_namespaces {
+                    cells.insert(0, pod.metadata.namespace.as_deref().unwrap_or_default().into());
+                }
+                if wide {
+                    cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
+                    cells.push(images(pod).into());
+                }
+                cells
+            })
+            .collect();
+        if self.no_headers { out.rows(&header, &rows) } else { out.table(&header, &rows) }
+    }
+}
+
+/// Pods that were found, and what there is to complain about.
+pub struct Found {
+    /// In the order of namespace and name, or of the names asked for.
+    pub pods: Vec<Pod>,
+    /// One sentence for each pod that could not be shown.
+    pub complaints: Vec<String>,
+}
+
+impl Found {
+    /// Says the complaints, after the data was printed; exit code 1 when there are any.
+    pub fn finish(self) -> Result<(), Error> {
+        for complaint in &self.complaints {
+            out::say(complaint);
+        }
+        if self.complaints.is_empty() { Ok(()) } else { Err(Error::Exit { code: 1 }) }
+    }
+}
+
+impl Select {
+    /// The pods with these names, or all that the selection means.
+    pub(super) fn find(&self, context: &Context, names: &[String]) -> Result<Found, Error> {
+        if !names.is_empty() {
+            if self.all_namespaces || self.selector.is_some() {
+                return Err(Error::usage("names cannot be combined with -l or -A"));
+            }
+            let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
+            for name in names {
+                match context.roots.find(&context.namespace, name) {
+                    Ok(entry) => found.pods.push(super::v1(&entry)),
+                    Err(error) => found.complaints.push(super::error::sentence(&error)),
+                }
+            }
+            return Ok(found);
+        }
+        let (entries, complaints) = self.entries(context)?;
+        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints })
+    }
+
+    /// All readable pods that the selection means, by namespace and name; a sentence for each unreadable one.
+    pub(super) fn entries(&self, context: &Context) -> Result<(Vec<PodEntry>, Vec<String>), Error> {
+        let mut entries = Vec::new();
+        let mut complaints = Vec::new();
+        for listed in context.roots.list()? {
+            match listed {
+                Listed::Pod(entry) => {
+                    let metadata = &entry.record.pod.metadata;
+                    let here = self.all_namespaces || metadata.namespace.as_deref() == Some(&context.namespace);
+                    let chosen = self.selector.as_ref().is_none_or(|selector| match &metadata.labels {
+                        Some(labels) => selector.matches(labels),
+                        None => selector.matches(&Default::default()),
+                    });
+                    if here && chosen {
+                        entries.push(*entry);
+                    }
+                }
+                // Its name is reserved, its record not written yet, or never will be: nothing to show.
+                Listed::Unfinished { .. } => {}
+                Listed::Unreadable { uid, error, .. } => {
+                    complaints.push(format!("pod with uid {uid}: {}", super::error::sentence(&error)));
+                }
+            }
+        }
+        let key = |entry: &PodEntry| {
+            let metadata = &entry.record.pod.metadata;
+            (metadata.namespace.clone(), metadata.name.clone())
+        };
+        entries.sort_by_cached_key(key);
+        Ok((entries, complaints))
+    }
+}
+
+/// `metadata.name`.
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The images of the app containers, each once, in the order of the spec.
+fn images(pod: &Pod) -> String {
+    let mut images: Vec<&str> = Vec::new();
+    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        let image = container.image.as_deref().unwrap_or_default();
+        if !images.contains(&image) {
+            images.push(image);
+        }
+    }
+    images.join(",")
+}

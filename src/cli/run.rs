@@ -1,0 +1,100 @@
+//! `husk run FILE…`: all documents are read, checked and defaulted before the first pod is made.
+
+use std::fs::File;
+use std::io::Read;
+
+use clap::Args;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::out::{self, Out};
+use super::{Context, Error};
+use crate::state::record::Owner;
+use crate::{manifest, runtime};
+
+/// Start the pods of a manifest.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  husk run pod.yaml\n  generate-pod | husk run -")]
+pub struct Run {
+    /// Manifests, YAML or JSON, one or more documents each; - is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+}
+
+impl Run {
+    pub(super) fn run(self, context: &Context) -> Result<(), Error> {
+        let pods = read_all(&self.files, context)?;
+        let mut out = Out::new();
+        let mut failed = false;
+        for pod in pods {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            match runtime::run(&context.roots, pod, Owner::Cli) {
+                Ok(outcome) => {
+                    for warning in &outcome.warnings {
+                        out::say(format!("pod {name}: warning: {warning}"));
+                    }
+                    out.line(format!("pod/{name} {}", if outcome.created { "created" } else { "unchanged" }))?;
+                    out.flush()?;
+                }
+                Err(error) => {
+                    failed = true;
+                    out::say(super::error::sentence(&error));
+                }
+            }
+        }
+        if failed { Err(Error::Exit { code: 1 }) } else { Ok(()) }
+    }
+}
+
+/// The pods of all files, defaulted and valid, or the first thing that is wrong with any of them.
+pub(super) fn read_all(files: &[String], context: &Context) -> Result<Vec<Pod>, Error> {
+    let mut pods: Vec<Pod> = Vec::new();
+    if files.iter().filter(|file| *file == "-").count() > 1 {
+        return Err(Error::usage("- can be given once: standard input is read to its end"));
+    }
+    for file in files {
+        let (source, bytes) = if file == "-" {
+            ("standard input", read(std::io::stdin().lock(), "standard input")?)
+        } else {
+            let opened = File::open(file)
+                .map_err(|e| Error::failed(format!("read manifest {file}: {}", husk_oci::errno::io_text(&e))))?;
+            (file.as_str(), read(opened, file)?)
+        };
+        for mut pod in manifest::parse(&bytes, source)? {
+            // kubectl's rule: -n fills in what the manifest leaves open and must agree with what it says.
+            let namespace = pod.metadata.namespace.get_or_insert_with(|| context.namespace.clone());
+            if context.namespace_given && *namespace != context.namespace {
+                return Err(Error::failed(format!(
+                    "{source}: metadata.namespace: is {namespace:?}, but -n says {:?}; leave one of them out",
+                    context.namespace
+                )));
+            }
+            manifest::default(&mut pod);
+            manifest::validate(&pod).map_err(|errors| invalid(source, &errors))?;
+            pods.push(pod);
+        }
+    }
+    for (index, pod) in pods.iter().enumerate() {
+        let same = |other: &&Pod| {
+            other.metadata.name == pod.metadata.name && other.metadata.namespace == pod.metadata.namespace
+        };
+        if pods[..index].iter().any(|other| same(&other)) {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            return Err(Error::failed(format!("pod {name}: metadata.name: stands in two documents of this call")));
+        }
+    }
+    Ok(pods)
+}
+
+fn invalid(source: &str, errors: &manifest::Errors) -> Error {
+    let pod = if errors.pod.is_empty() { "pod".into() } else { format!("pod {}", errors.pod) };
+    Error::Invalid { messages: errors.errors.iter().map(|error| format!("{source}: {pod}: {error}")).collect() }
+}
+
+/// At most one byte more than a manifest may have: the parser then names the limit.
+fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    from.take(manifest::MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Error::failed(format!("read manifest {name}: {}", husk_oci::errno::io_text(&e))))?;
+    Ok(bytes)
+}

@@ -1,0 +1,261 @@
+//! One container.
+
+use super::super::command;
+use super::super::{Quantity, quantity};
+use super::{Report, any, names, security, volume};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Below this no process gets as far as its first instruction: its page tables, stack and the kernel's own structures are charged to it.
+const MIN_MEMORY_BYTES: u64 = 512 << 10;
+
+/// The kernel's smallest quota is 1 ms; the period is 100 ms.
+const MIN_CPU_MILLIS: u64 = 10;
+
+pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volumes: &BTreeSet<&str>, r: &mut Report) {
+    let Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy,
+        restart_policy_rules,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty: _,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    } = c;
+    let at = |field: &str| format!("{path}.{field}");
+
+    r.name(at("name"), name, names::dns_label);
+    check_image(image.as_deref().unwrap_or_default(), at("image"), r);
+    r.refuse(at("envFrom"), any(env_from));
+    r.refuse(at("lifecycle"), lifecycle.is_some());
+    r.refuse(at("livenessProbe"), liveness_probe.is_some());
+    r.refuse(at("readinessProbe"), readiness_probe.is_some());
+    r.refuse(at("startupProbe"), startup_probe.is_some());
+    r.refuse(at("resizePolicy"), any(resize_policy));
+    r.refuse(at("restartPolicy"), restart_policy.is_some());
+    r.refuse(at("restartPolicyRules"), any(restart_policy_rules));
+    r.refuse(at("stdin"), *stdin == Some(true));
+    r.refuse(at("stdinOnce"), *stdin_once == Some(true));
+    r.refuse(at("volumeDevices"), any(volume_devices));
+
+    r.word(at("imagePullPolicy"), image_pull_policy, &["Always", "IfNotPresent", "Never"]);
+    if image_pull_policy.as_deref() == Some("Always") {
+        r.add(
+            at("imagePullPolicy"),
+            "Always can't be kept: nothing is pulled, images come from the local store; use IfNotPresent",
+        );
+    }
+    if termination_message_path.as_deref().is_some_and(|p| p != "/dev/termination-log") {
+        r.add(at("terminationMessagePath"), "not supported yet; remove it");
+    }
+    if termination_message_policy.as_deref().is_some_and(|p| p != "File") {
+        r.add(at("terminationMessagePolicy"), "not supported yet; remove it");
+    }
+    for (field, list) in [("command", command), ("args", args)] {
+        for (i, word) in list.iter().flatten().enumerate() {
+            check_no_nul(word, at(&format!("{field}[{i}]")), r);
+        }
+    }
+    if let Some(first) = command.iter().flatten().next()
+        && first.is_empty()
+    {
+        r.add(at("command[0]"), "must not be empty");
+    }
+    if let Some(dir) = working_dir.as_deref().filter(|d| !d.is_empty()) {
+        if !dir.starts_with('/') {
+            r.add(at("workingDir"), format!("{dir:?} must be an absolute path"));
+        }
+        security::check_plain(dir, at("workingDir"), r);
+    }
+    check_env(env.as_deref().unwrap_or_default(), path, c, pod, r);
+    check_ports(ports.as_deref().unwrap_or_default(), path, spec.host_network == Some(true), r);
+    if let Some(resources) = resources {
+        check_resources(resources, &at("resources"), r);
+    }
+    if let Some(context) = security_context {
+        security::check_container(context, path, r);
+    }
+    security::check_non_root(security_context.as_ref(), spec, path, r);
+    let privileged = security_context.as_ref().is_some_and(|s| s.privileged == Some(true));
+    volume::check_mounts(volume_mounts.as_deref().unwrap_or_default(), path, privileged, volumes, r);
+}
+
+fn check_image(image: &str, path: String, r: &mut Report) {
+    if image.is_empty() {
+        r.add(path, "required");
+    } else if image.trim() != image {
+        r.add(path, format!("{image:?} must not begin or end with white space"));
+    } else {
+        security::check_plain(image, path, r);
+    }
+}
+
+fn check_no_nul(value: &str, path: String, r: &mut Report) {
+    if value.contains('\0') {
+        r.add(path, "must not contain a NUL character");
+    }
+}
+
+fn check_env(env: &[EnvVar], path: &str, c: &Container, pod: &Pod, r: &mut Report) {
+    for (i, EnvVar { name, value, value_from }) in env.iter().enumerate() {
+        let path = format!("{path}.env[{i}]");
+        r.name(format!("{path}.name"), name, names::env_name);
+        check_no_nul(value.as_deref().unwrap_or_default(), format!("{path}.value"), r);
+        let Some(from) = value_from else { continue };
+        let path = format!("{path}.valueFrom");
+        if value.as_ref().is_some_and(|v| !v.is_empty()) {
+            r.add(path.clone(), "must not be given together with value");
+        }
+        let EnvVarSource { config_map_key_ref, field_ref, file_key_ref, resource_field_ref, secret_key_ref } = from;
+        let unsupported = [
+            ("configMapKeyRef", config_map_key_ref.is_some()),
+            ("fileKeyRef", file_key_ref.is_some()),
+            ("secretKeyRef", secret_key_ref.is_some()),
+        ];
+        for (source, given) in unsupported {
+            r.refuse(format!("{path}.{source}"), given);
+        }
+        let supported = usize::from(field_ref.is_some()) + usize::from(resource_field_ref.is_some());
+        match supported + unsupported.iter().filter(|(_, given)| *given).count() {
+            0 => r.add(path.clone(), "must name a source, e.g. fieldRef"),
+            1 => {}
+            _ => r.add(path.clone(), "must name one source, not several"),
+        }
+        if let Some(version) = field_ref.as_ref().and_then(|f| f.api_version.as_deref())
+            && !matches!(version, "" | "v1")
+        {
+            r.add(format!("{path}.fieldRef.apiVersion"), format!("{version:?} is not supported; only v1 is"));
+        }
+        if supported == 1
+            && let Err(e) = command::check_source(from, c, pod)
+        {
+            r.add(format!("{path}{}", e.path), e.message);
+        }
+    }
+}
+
+fn check_port_number(port: i32, path: String, r: &mut Report) {
+    if !(1..=65535).contains(&port) {
+        r.add(path, format!("{port} must be between 1 and 65535"));
+    }
+}
+
+fn check_ports(ports: &[ContainerPort], path: &str, host_network: bool, r: &mut Report) {
+    let mut names = BTreeSet::new();
+    for (i, ContainerPort { container_port, host_ip, host_port, name, protocol }) in ports.iter().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        check_port_number(*container_port, format!("{path}.containerPort"), r);
+        if let Some(name) = name.as_deref().filter(|n| !n.is_empty()) {
+            r.name(format!("{path}.name"), name, names::port_name);
+            if !names.insert(name) {
+                r.add(format!("{path}.name"), format!("duplicate: another port is already called {name:?}"));
+            }
+        }
+        r.word(format!("{path}.protocol"), protocol, &["TCP", "UDP", "SCTP"]);
+        r.refuse(format!("{path}.hostIP"), host_ip.as_ref().is_some_and(|ip| !ip.is_empty()));
+        match host_port {
+            None | Some(0) => {}
+            Some(_) if !host_network => {
+                r.add(format!("{path}.hostPort"), "not supported yet; remove it, or use hostNetwork");
+            }
+            Some(port) if port != container_port => {
+                r.add(
+                    format!("{path}.hostPort"),
+                    format!("{port} must be the containerPort {container_port} with hostNetwork"),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// With hostNetwork two containers can't listen on the same port.
+pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<(i32, String)>, r: &mut Report) {
+    for (i, port) in c.ports.iter().flatten().enumerate() {
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let number = port.host_port.unwrap_or(port.container_port);
+        if !taken.insert((number, protocol)) {
+            r.add(format!("{path}.ports[{i}].hostPort"), format!("duplicate: {number} is already taken in this pod"));
+        }
+    }
+}
+
+fn check_resources(resources: &ResourceRequirements, path: &str, r: &mut Report) {
+    let ResourceRequirements { claims, limits, requests } = resources;
+    r.refuse(format!("{path}.claims"), any(claims));
+    let limits = check_amounts(limits, &format!("{path}.limits"), r);
+    let requests = check_amounts(requests, &format!("{path}.requests"), r);
+    for (name, request) in &requests {
+        if let Some(limit) = limits.get(name)
+            && request > limit
+        {
+            r.add(
+                format!("{path}.requests.{name}"),
+                format!("must not be more than the limit, resources.limits.{name}"),
+            );
+        }
+    }
+    if let Some(millis) = limits.get("cpu").and_then(|q| q.millis()).filter(|n| *n > 0)
+        && millis < MIN_CPU_MILLIS
+    {
+        r.add(
+            format!("{path}.limits.cpu"),
+            format!("must be at least {MIN_CPU_MILLIS}m: the kernel's smallest quota is 1 ms in 100"),
+        );
+    }
+    if let Some(bytes) = limits.get("memory").and_then(|q| q.value()).filter(|n| *n > 0)
+        && bytes < MIN_MEMORY_BYTES
+    {
+        r.add(
+            format!("{path}.limits.memory"),
+            format!("must be at least {}Ki: with less nothing can start", MIN_MEMORY_BYTES >> 10),
+        );
+    }
+}
+
+/// The amounts that can be read.
+fn check_amounts<'a>(
+    list: &'a Option<BTreeMap<String, Text>>,
+    path: &str,
+    r: &mut Report,
+) -> BTreeMap<&'a str, Quantity> {
+    let mut amounts = BTreeMap::new();
+    for (name, text) in list.iter().flatten() {
+        if !matches!(name.as_str(), "cpu" | "memory") {
+            r.add(format!("{path}.{}", name.escape_debug()), "not supported yet; only cpu and memory are");
+            continue;
+        }
+        let path = format!("{path}.{name}");
+        match quantity(&text.0) {
+            Err(e) => r.add(path, format!("{:?} is {e}", text.0)),
+            Ok(q) if q.is_negative() => r.add(path, format!("{:?} must not be negative", text.0)),
+            Ok(q) if name == "cpu" && q.millis().is_none() => r.add(path, format!("{:?} is too large", text.0)),
+            Ok(q) if name == "memory" && !q.is_whole() => {
+                r.add(path, format!("{:?} is not a whole number of bytes; did you mean M or Mi instead of m?", text.0));
+            }
+            Ok(q) => {
+                amounts.insert(name.as_str(), q);
+            }
+        }
+    }
+    amounts
+}

@@ -1,0 +1,151 @@
+//! `spec`, without its containers and volumes.
+
+use super::{Report, any, container, names, security, volume};
+use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, PodOS, PodSpec};
+use std::collections::BTreeSet;
+
+/// From here on a priority is a system component's, which changes how the kubelet protects it from the OOM killer.
+const SYSTEM_PRIORITY: i32 = 2_000_000_000;
+
+pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
+    let PodSpec {
+        active_deadline_seconds,
+        // A scheduler's: where a pod runs was decided when it was given to this host.
+        affinity: _,
+        node_selector: _,
+        preemption_policy: _,
+        scheduler_name: _,
+        tolerations: _,
+        topology_spread_constraints: _,
+        automount_service_account_token,
+        containers,
+        dns_config,
+        dns_policy,
+        // There are no services here to make variables of.
+        enable_service_links: _,
+        ephemeral_containers,
+        host_aliases,
+        host_ipc,
+        host_network,
+        host_pid,
+        host_users,
+        hostname,
+        hostname_override,
+        image_pull_secrets,
+        init_containers,
+        node_name,
+        os,
+        overhead,
+        priority,
+        priority_class_name,
+        readiness_gates,
+        resource_claims,
+        resources,
+        restart_policy,
+        runtime_class_name,
+        scheduling_gates,
+        security_context,
+        service_account,
+        service_account_name,
+        set_hostname_as_fqdn,
+        share_process_namespace,
+        subdomain,
+        termination_grace_period_seconds,
+        volumes,
+        workload_ref,
+    } = spec;
+
+    let at = |field: &str| format!("spec.{field}");
+    r.refuse(at("activeDeadlineSeconds"), active_deadline_seconds.is_some());
+    r.refuse(at("dnsConfig"), dns_config.is_some());
+    r.refuse(at("ephemeralContainers"), any(ephemeral_containers));
+    r.refuse(at("hostAliases"), any(host_aliases));
+    r.refuse(at("hostnameOverride"), hostname_override.is_some());
+    r.refuse(at("overhead"), any(overhead));
+    r.refuse(at("readinessGates"), any(readiness_gates));
+    r.refuse(at("resourceClaims"), any(resource_claims));
+    r.refuse(at("resources"), resources.is_some());
+    r.refuse(at("runtimeClassName"), runtime_class_name.is_some());
+    r.refuse(at("schedulingGates"), any(scheduling_gates));
+    r.refuse(at("setHostnameAsFQDN"), *set_hostname_as_fqdn == Some(true));
+    r.refuse(at("subdomain"), subdomain.as_ref().is_some_and(|s| !s.is_empty()));
+    r.refuse(at("workloadRef"), workload_ref.is_some());
+
+    if *automount_service_account_token == Some(true) {
+        r.add(
+            at("automountServiceAccountToken"),
+            "there is no API server to issue a token; set it to false or remove it",
+        );
+    }
+    // Without a cluster's DNS all three mean the host's resolv.conf, as for the kubelet.
+    match dns_policy.as_deref() {
+        Some("None") => r.add(at("dnsPolicy"), "None needs dnsConfig, which is not supported yet; remove it"),
+        _ => r.word(at("dnsPolicy"), dns_policy, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]),
+    }
+    if *host_users == Some(false) {
+        r.add(at("hostUsers"), "user namespaces are not supported yet; remove it or set it to true");
+    }
+    if *host_pid == Some(true) && *share_process_namespace == Some(true) {
+        r.add(at("shareProcessNamespace"), "must not be true together with hostPID");
+    }
+    if let Some(hostname) = hostname.as_deref().filter(|h| !h.is_empty()) {
+        r.name(at("hostname"), hostname, names::dns_label);
+    }
+    if let Some(PodOS { name }) = os
+        && name != "linux"
+    {
+        r.add(at("os.name"), format!("{name:?} can't run here; only linux can"));
+    }
+    r.word(at("restartPolicy"), restart_policy, &["Always", "OnFailure", "Never"]);
+    if let Some(seconds) = termination_grace_period_seconds
+        && *seconds < 0
+    {
+        r.add(at("terminationGracePeriodSeconds"), format!("{seconds} must not be negative"));
+    }
+    if priority.is_some_and(|p| p >= SYSTEM_PRIORITY) {
+        r.add(at("priority"), format!("must be below {SYSTEM_PRIORITY}; system priorities are not supported yet"));
+    }
+    if let Some(class) = priority_class_name.as_deref().filter(|c| !c.is_empty()) {
+        r.name(at("priorityClassName"), class, names::dns_subdomain);
+        if class.starts_with("system-") {
+            r.add(at("priorityClassName"), format!("{class:?}: system priorities are not supported yet; remove it"));
+        }
+    }
+    for (field, name) in
+        [("nodeName", node_name), ("serviceAccountName", service_account_name), ("serviceAccount", service_account)]
+    {
+        if let Some(name) = name.as_deref().filter(|n| !n.is_empty()) {
+            r.name(at(field), name, names::dns_subdomain);
+        }
+    }
+    // Images come from the local store: nobody asks a registry, so nobody shows it a secret.
+    for (i, LocalObjectReference { name }) in image_pull_secrets.iter().flatten().enumerate() {
+        r.name(format!("spec.imagePullSecrets[{i}].name"), name, names::dns_subdomain);
+    }
+
+    let host = security::Host { ipc: *host_ipc == Some(true), network: *host_network == Some(true) };
+    if let Some(context) = security_context {
+        security::check_pod(context, host, r);
+    }
+    let volumes = volume::check(volumes.as_deref().unwrap_or_default(), r);
+
+    if containers.is_empty() {
+        r.add(at("containers"), "required: a pod has at least one container");
+    }
+    let mut names = BTreeSet::new();
+    let mut host_ports = BTreeSet::new();
+    let lists = [("initContainers", init_containers.as_deref().unwrap_or_default()), ("containers", containers)];
+    for (list, containers) in lists {
+        for (i, c) in containers.iter().enumerate() {
+            let path = format!("spec.{list}[{i}]");
+            if !names.insert(c.name.as_str()) {
+                r.add(format!("{path}.name"), format!("duplicate: another container is already called {:?}", c.name));
+            }
+            container::check(c, &path, pod, spec, &volumes, r);
+            // Init containers are over when the others listen.
+            if list == "containers" && host.network {
+                container::check_host_ports(c, &path, &mut host_ports, r);
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What has happened, written into the status.
+
+use super::Now;
+use super::rules::{SECOND_NS, closing, pod_settled, restart_policy, restarts};
+use crate::state::record::{
+    Backoff, Container, ContainerKind, Deletion, Exit, Failure, PodRecord, State, Status, VERSION,
+};
+
+/// First delay of a crash loop, and its largest.
+const BACKOFF_FIRST_MS: u64 = 10_000;
+const BACKOFF_MAX_MS: u64 = 300_000;
+
+/// A container that ran this long past its last restart starts with no delay again.
+const BACKOFF_FORGET_NS: u64 = 600 * SECOND_NS;
+
+/// The kubelet's floor: nobody is killed sooner than this after the stop signal, unless by force.
+const GRACE_FLOOR_SECONDS: u64 = 2;
+
+/// The status of a pod of which nothing has been made yet.
+pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
+    let has_init = record.containers.iter().any(|c| c.kind == ContainerKind::Init);
+    let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
+    let slot = |name: &str, kind| Container {
+        name: name.to_owned(),
+        kind,
+        attempt: 0,
+        state: State::Waiting { reason: reason.to_owned(), message: String::new() },
+        last: None,
+        backoff: None,
+    };
+    Status {
+        version: VERSION,
+        boot_id: boot_id.to_owned(),
+        start_time: now.wall,
+        sandbox: None,
+        initialized_at: None,
+        containers: record.containers.iter().map(|c| slot(&c.name, c.kind)).collect(),
+        deletion: None,
+        finished_at: None,
+        failure: None,
+    }
+}
+
+/// A slot was started: call before its start handle is released. `id`, `pid` and `start_ticks` as in `State::Running`.
+pub fn apply_start(status: &mut Status, index: usize, attempt: u32, id: String, pid: i32, start_ticks: u64, now: Now) {
+    let c = &mut status.containers[index];
+    let running = State::Running { id, pid, start_ticks, started_at: now.wall, stopping: false };
+    if let State::Terminated(previous) = std::mem::replace(&mut c.state, running) {
+        c.last = Some(previous);
+    }
+    c.attempt = attempt;
+}
+
+/// Every running container is about to get its stop signal.
+pub fn apply_stopping(status: &mut Status) {
+    for c in &mut status.containers {
+        if let State::Running { stopping, .. } = &mut c.state {
+            *stopping = true;
+        }
+    }
+}
+
+/// An instance has ended, or could not be started (`StartError`, exit code 128): moves the slot's state and its back-off on.
+/// Answers whether anything changed: an exit that is already known changes nothing.
+pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: Exit) -> bool {
+    let restarted = !closing(status);
+    let policy = restart_policy(record);
+    let c = &mut status.containers[index];
+    let known = match &c.state {
+        State::Running { .. } => exit.attempt != c.attempt,
+        State::Terminated(previous) => exit.attempt <= previous.attempt,
+        State::Waiting { .. } => c.last.as_ref().is_some_and(|previous| exit.attempt <= previous.attempt),
+    };
+    if known {
+        return false;
+    }
+    c.attempt = exit.attempt;
+    if restarted && restarts(policy, c.kind, exit.exit_code) {
+        let backoff = next_backoff(c.backoff.as_ref(), exit.finished_boot_ns);
+        let delay_ms = backoff.delay_ms;
+        c.backoff = Some(backoff);
+        if delay_ms > 0 {
+            let message = format!(
+                "back-off {} restarting failed container={} pod={}",
+                duration_text(delay_ms / 1000),
+                c.name,
+                pod_text(record)
+            );
+            c.state = State::Waiting { reason: "CrashLoopBackOff".to_owned(), message };
+            c.last = Some(exit);
+            return true;
+        }
+    }
+    if let State::Terminated(previous) = std::mem::replace(&mut c.state, State::Terminated(exit)) {
+        c.last = Some(previous);
+    }
+    true
+}
+
+/// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s. `updated_boot_ns` is when that restart comes.
+fn next_backoff(current: Option<&Backoff>, finished_boot_ns: u64) -> Backoff {
+    let delay_ms = match current {
+        None => 0,
+        Some(b) if finished_boot_ns.saturating_sub(b.updated_boot_ns) > BACKOFF_FORGET_NS => 0,
+        Some(b) => (b.delay_ms * 2).clamp(BACKOFF_FIRST_MS, BACKOFF_MAX_MS),
+    };
+    Backoff { delay_ms, updated_boot_ns: finished_boot_ns.saturating_add(delay_ms * 1_000_000) }
+}
+
+/// `80` as `1m20s`, the way Kubernetes writes it.
+fn duration_text(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+/// `name_namespace(uid)`.
+fn pod_text(record: &PodRecord) -> String {
+    let meta = &record.pod.metadata;
+    let part = |p: &Option<String>| p.clone().unwrap_or_default();
+    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
+}
+
+/// All init containers have succeeded.
+pub fn apply_initialized(status: &mut Status, now: Now) {
+    status.initialized_at.get_or_insert(now.wall);
+}
+
+/// pause has died, whether we killed it or somebody else did; in the second case the pod has failed.
+pub fn apply_sandbox_end(record: &PodRecord, status: &mut Status) {
+    let expected = closing(status) || pod_settled(record, status);
+    if let Some(sandbox) = &mut status.sandbox {
+        sandbox.ended = true;
+    }
+    if !expected {
+        status.failure = Some(Failure {
+            reason: "SandboxLost".to_owned(),
+            message: "the process that held the pod's namespaces died, and every container with it".to_owned(),
+        });
+    }
+    // Nobody waits for a restart any more.
+    for c in &mut status.containers {
+        if let (State::Waiting { .. }, Some(exit)) = (&c.state, &c.last) {
+            c.state = State::Terminated(exit.clone());
+            c.last = None;
+        }
+    }
+}
+
+/// Asks for the end of the pod. `requested` seconds replace the pod's own grace; at least 2 s are given unless `force`, which gives none.
+/// A second request can only bring the deadline nearer. Answers whether the status changed.
+pub fn request_delete(
+    status: &mut Status,
+    pod_grace_seconds: u64,
+    requested: Option<u64>,
+    force: bool,
+    now: Now,
+) -> bool {
+    let grace_seconds = if force { 0 } else { requested.unwrap_or(pod_grace_seconds) };
+    let given_seconds = if force { 0 } else { grace_seconds.max(GRACE_FLOOR_SECONDS) };
+    let deadline_boot_ns = now.boot_ns.saturating_add(given_seconds.saturating_mul(SECOND_NS));
+    match &mut status.deletion {
+        Some(earlier) if deadline_boot_ns >= earlier.deadline_boot_ns => false,
+        Some(earlier) => {
+            earlier.deadline_boot_ns = deadline_boot_ns;
+            earlier.grace_seconds = earlier.grace_seconds.min(grace_seconds);
+            true
+        }
+        None => {
+            status.deletion = Some(Deletion { requested_at: now.wall, grace_seconds, deadline_boot_ns });
+            true
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The pod as Kubernetes shows it.
+
+mod conditions;
+mod printable;
+
+pub use printable::printable_status;
+
+use super::rules::{RestartPolicy, pod_settled, restart_policy};
+use crate::manifest;
+use crate::state::record::{Container, ContainerKind, Exit, PodRecord, State, Status};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
+    PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::fmt;
+
+/// Whether the pod's lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// keeper lives.
+    Alive,
+    /// Nobody watches the pod: what the status says is running is not.
+    Dead,
+}
+
+/// `status.phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Something has never run yet.
+    Pending,
+    /// Something runs or will be restarted.
+    Running,
+    /// All ended with 0, nothing will be restarted.
+    Succeeded,
+    /// Ended otherwise.
+    Failed,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Pending => "Pending",
+            Phase::Running => "Running",
+            Phase::Succeeded => "Succeeded",
+            Phase::Failed => "Failed",
+        })
+    }
+}
+
+/// What a reader is told about a container whose end nobody saw.
+const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
+const UNKNOWN_EXIT_CODE: i32 = 137;
+
+/// The kubelet's phase. Succeeded and Failed never change again.
+pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
+    let all = |kind| status.containers.iter().filter(move |c| c.kind == kind);
+    let succeeded = |c: &Container| matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0);
+    if status.failure.is_some() {
+        return Phase::Failed;
+    }
+    let over =
+        status.finished_at.is_some() || status.sandbox.as_ref().is_some_and(|s| s.ended) || live == Liveness::Dead;
+    if over {
+        let done = pod_settled(record, status) || live == Liveness::Alive || status.finished_at.is_some();
+        return if done && all(ContainerKind::App).all(succeeded) { Phase::Succeeded } else { Phase::Failed };
+    }
+    let policy = restart_policy(record);
+    let never_ended = |c: &&Container| matches!(c.state, State::Waiting { .. }) && c.last.is_none();
+    if status.initialized_at.is_none() {
+        let failed = |c: &Container| matches!(&c.state, State::Terminated(exit) if exit.exit_code != 0);
+        let for_good = policy == RestartPolicy::Never && all(ContainerKind::Init).any(failed);
+        return if for_good { Phase::Failed } else { Phase::Pending };
+    }
+    if all(ContainerKind::App).any(|c| never_ended(&c)) {
+        Phase::Pending
+    } else if !pod_settled(record, status) {
+        Phase::Running
+    } else if all(ContainerKind::App).all(succeeded) {
+        Phase::Succeeded
+    } else {
+        Phase::Failed
+    }
+}
+
+/// The name that the pod's UTS namespace gets: `spec.hostname` or the pod's name, at most 63 bytes without a `-` or `.` at the end.
+pub fn hostname(pod: &Pod) -> String {
+    let own = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
+    let name = own.or(pod.metadata.name.as_deref()).unwrap_or_default();
+    // Validated names are ASCII, so every index is a boundary.
+    let short = name.get(..63).unwrap_or(name);
+    short.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// The pod with its `.status`, as `husk get pod -o yaml` prints it.
+pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
+    let mut pod = record.pod.clone();
+    pod.metadata.creation_timestamp = Some(Time(record.created_at));
+    if let Some(deletion) = &status.deletion {
+        // As an API server has it: the time at which the grace is over.
+        let grace = i64::try_from(deletion.grace_seconds).unwrap_or(i64::MAX);
+        let end = deletion.requested_at.checked_add(jiff::SignedDuration::from_secs(grace));
+        pod.metadata.deletion_timestamp = Some(Time(end.unwrap_or(jiff::Timestamp::MAX)));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+    }
+    let seen = Seen { record, status, live };
+    let lost = live == Liveness::Dead && status.finished_at.is_none();
+    let (reason, message) = match &status.failure {
+        Some(failure) => (Some(failure.reason.clone()), Some(failure.message.clone())),
+        None if lost && !pod_settled(record, status) => {
+            let message = "the pod's processes are gone: they were killed, or the host was started anew";
+            (Some("SandboxLost".to_owned()), Some(message.to_owned()))
+        }
+        None => (None, None),
+    };
+    pod.status = Some(PodStatus {
+        phase: Some(phase(record, status, live).to_string()),
+        conditions: Some(conditions::conditions(&seen)),
+        container_statuses: Some(seen.container_statuses(ContainerKind::App)),
+        init_container_statuses: Some(seen.container_statuses(ContainerKind::Init)).filter(|s| !s.is_empty()),
+        qos_class: pod.spec.as_ref().map(|s| manifest::qos_class(s).to_string()),
+        start_time: Some(Time(status.start_time)),
+        reason,
+        message,
+        ..Default::default()
+    });
+    pod
+}
+
+/// What the status is derived from.
+struct Seen<'a> {
+    record: &'a PodRecord,
+    status: &'a Status,
+    live: Liveness,
+}
+
+impl Seen<'_> {
+    fn of(&self, kind: ContainerKind) -> impl Iterator<Item = (usize, &Container)> {
+        self.status.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind)
+    }
+
+    fn runs(&self, c: &Container) -> bool {
+        self.live == Liveness::Alive && matches!(c.state, State::Running { .. })
+    }
+
+    /// There are no probes: an app container is ready while it runs, an init container when it has succeeded.
+    fn ready(&self, c: &Container) -> bool {
+        match c.kind {
+            ContainerKind::App => self.runs(c),
+            ContainerKind::Init => matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0),
+        }
+    }
+
+    fn container_statuses(&self, kind: ContainerKind) -> Vec<ContainerStatus> {
+        self.of(kind)
+            .map(|(index, c)| {
+                let made_of = self.record.containers.get(index);
+                ContainerStatus {
+                    name: c.name.clone(),
+                    state: Some(self.state(c)),
+                    last_state: Some(c.last.as_ref().map_or_else(ContainerState::default, terminated)),
+                    ready: self.ready(c),
+                    started: Some(self.runs(c)),
+                    restart_count: i32::try_from(c.attempt).unwrap_or(i32::MAX),
+                    image: made_of.map(|r| r.image_ref.clone()).unwrap_or_default(),
+                    image_id: made_of.map(|r| r.image_id.clone()).unwrap_or_default(),
+                    container_id: container_id(c),
+                    ..Default::default()
+                }
+            })
+            .collect()
+    }
+
+    fn state(&self, c: &Container) -> ContainerState {
+        match &c.state {
+            State::Waiting { reason, message } => ContainerState {
+                waiting: Some(ContainerStateWaiting { reason: text(reason), message: text(message) }),
+                ..Default::default()
+            },
+            State::Terminated(exit) => terminated(exit),
+            State::Running { started_at, .. } if self.runs(c) => ContainerState {
+                running: Some(ContainerStateRunning { started_at: Some(Time(*started_at)) }),
+                ..Default::default()
+            },
+            State::Running { id, started_at, .. } => ContainerState {
+                terminated: Some(ContainerStateTerminated {
+                    container_id: Some(url(id)),
+                    exit_code: UNKNOWN_EXIT_CODE,
+                    reason: text(UNKNOWN_REASON),
+                    message: text("its process is gone and nobody saw how it ended"),
+                    started_at: Some(Time(*started_at)),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+        }
+    }
+}
+
+fn terminated(exit: &Exit) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(exit.id.as_str()).filter(|id| !id.is_empty()).map(url),
+            exit_code: exit.exit_code,
+            signal: exit.signal,
+            reason: text(&exit.reason),
+            message: text(&exit.message),
+            started_at: exit.started_at.map(Time),
+            finished_at: Some(Time(exit.finished_at)),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Of the current instance, or of the last one while none exists.
+fn container_id(c: &Container) -> Option<String> {
+    let id = match &c.state {
+        State::Running { id, .. } => Some(id),
+        State::Terminated(exit) => Some(&exit.id),
+        State::Waiting { .. } => c.last.as_ref().map(|exit| &exit.id),
+    };
+    id.filter(|id| !id.is_empty()).map(|id| url(id))
+}
+
+fn url(id: &str) -> String {
+    format!("husk://{id}")
+}
+
+fn text(s: &str) -> Option<String> {
+    Some(s.to_owned()).filter(|s| !s.is_empty())
+}

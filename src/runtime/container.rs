@@ -1,0 +1,256 @@
+//! Creates one container: cgroup, root, mounts, process. It waits on its start handle when this is done.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use husk_oci::spawn;
+use husk_oci::sys::{fd, mount, path};
+use sha2::{Digest, Sha256};
+
+use super::{Error, mounts, spec};
+use crate::cgroup::{CgroupDriver, Limits};
+use crate::manifest;
+use crate::state::Roots;
+use crate::state::record::{ContainerRecord, PodRecord};
+
+/// What every container of a pod is created with.
+pub struct Context<'a> {
+    /// Where things are.
+    pub roots: &'a Roots,
+    /// Who writes cgroups.
+    pub driver: &'a dyn CgroupDriver,
+    /// The pod.
+    pub record: &'a PodRecord,
+    /// pause.
+    pub sandbox: BorrowedFd<'a>,
+}
+
+/// A created container.
+pub struct Created {
+    /// Container id.
+    pub id: String,
+    /// Its process, and its reports.
+    pub process: spawn::Starting,
+    /// Read ends of stdout and stderr, or the terminal comes later as an event.
+    pub output: Option<[OwnedFd; 2]>,
+    /// Write end of the start pipe: a byte starts it, closing it ends it.
+    pub start: OwnedFd,
+}
+
+/// The id of one instance of a container: 64 hexadecimal digits that follow from uid, name and attempt, so that recovery needs no ledger.
+pub fn id(uid: &str, name: &str, attempt: u32) -> String {
+    let digest = Sha256::digest(format!("{uid}/{name}/{attempt}"));
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The cgroup of one instance, below the pod's.
+pub fn cgroup(record: &PodRecord, id: &str) -> String {
+    format!("{}/{id}", record.cgroup)
+}
+
+/// Directory of one instance's upper and work directories.
+pub fn data_dir(roots: &Roots, record: &PodRecord, name: &str, attempt: u32) -> PathBuf {
+    roots.data_dir(record.uid()).join("containers").join(name).join(attempt.to_string())
+}
+
+fn host(e: impl std::fmt::Display) -> Error {
+    Error::Host { what: e.to_string() }
+}
+
+/// Creates an instance and returns as soon as its process is cloned.
+///
+/// # Errors
+/// A sentence about the container; what was made is removed, except the instance's directory, which goes with the pod.
+pub fn create(context: &Context<'_>, index: usize, attempt: u32) -> Result<Created, Error> {
+    let record = context.record;
+    let container = &record.containers[index];
+    let id = id(record.uid(), &container.name, attempt);
+    let cgroup = cgroup(record, &id);
+    let made = Made { driver: context.driver, cgroup: Some(&cgroup) };
+    context.driver.create(&cgroup, &limits(record, container)?).map_err(host)?;
+    let created = create_in(context, container, attempt, id.clone(), &cgroup).map_err(|e| match e {
+        Error::Host { what } => Error::Container { container: container.name.clone(), what },
+        other => other,
+    })?;
+    made.keep();
+    Ok(created)
+}
+
+/// Removes the cgroup again unless it is kept.
+struct Made<'a> {
+    driver: &'a dyn CgroupDriver,
+    cgroup: Option<&'a str>,
+}
+
+impl Made<'_> {
+    fn keep(mut self) {
+        self.cgroup = None;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.cgroup
+            && let Err(e) = self.driver.try_remove(path)
+        {
+            eprintln!("warn: remove cgroup {path}: {e}, continuing; it goes with the pod");
+        }
+    }
+}
+
+fn limits(record: &PodRecord, container: &ContainerRecord) -> Result<Limits, Error> {
+    let c = spec::manifest(record, container)
+        .ok_or_else(|| Error::Internal { what: format!("container {} is not in the manifest", container.name) })?;
+    let r = manifest::resources(c).map_err(host)?;
+    Ok(from_resources(r))
+}
+
+/// Resources as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
+pub fn from_resources(r: manifest::Resources) -> Limits {
+    Limits {
+        cpu_shares: Some(crate::cgroup::limits::shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
+        cpu_quota_us: r.cpu_limit_millis.and_then(crate::cgroup::limits::quota_from_millis),
+        memory_limit_bytes: r.memory_limit_bytes,
+        memory_oom_group: true,
+        every_hierarchy: true,
+        ..Limits::default()
+    }
+}
+
+fn create_in(
+    context: &Context<'_>,
+    container: &ContainerRecord,
+    attempt: u32,
+    id: String,
+    cgroup: &str,
+) -> Result<Created, Error> {
+    let record = context.record;
+    let c = spec::manifest(record, container)
+        .ok_or_else(|| Error::Internal { what: format!("container {} is not in the manifest", container.name) })?;
+    let pod = record.pod.spec.clone().unwrap_or_default();
+    let placement = context.driver.placement(cgroup).map_err(host)?;
+    let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
+    let privileged = spec::privileged(c);
+    let mounted = mounts::container(context.roots, record, c, privileged, context.sandbox)?;
+    let given = spec::Given {
+        mounts: mounted.mounts,
+        oom_score_adj: manifest::oom_score_adj(&pod, c, super::resolve::memory_capacity_bytes()),
+        devices: if privileged { super::devices::host()? } else { Vec::new() },
+    };
+    let oci = spec::container(record, container, given)?;
+    let sources: Vec<spawn::Source<'_>> = mounted.origins.iter().map(mounts::Origin::as_source).collect();
+    let tty = c.tty.unwrap_or(false);
+    let stdio = if tty { None } else { Some(Pipes::new(container.user.uid)?) };
+    let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;
+    let process = spawn::create(&spawn::Create {
+        spec: &oci,
+        root: spawn::Root::Detached(root.as_fd()),
+        sources: &sources,
+        join: Some(spawn::Join { pidfd: context.sandbox, user: false }),
+        pid_namespace: if pod.host_pid.unwrap_or(false) {
+            spawn::PidNamespace::Host
+        } else if pod.share_process_namespace.unwrap_or(false) {
+            spawn::PidNamespace::Sandbox
+        } else {
+            spawn::PidNamespace::Nested
+        },
+        cgroup: spawn::Placement {
+            into_cgroup: placement.into_cgroup.as_ref().map(AsFd::as_fd),
+            tasks: &placement.tasks,
+        },
+        stdio: match &stdio {
+            Some(pipes) => spawn::Stdio::Fds([pipes.stdin.as_fd(), pipes.out_write.as_fd(), pipes.err_write.as_fd()]),
+            None => spawn::Stdio::Terminal { rows: 24, cols: 80 },
+        },
+        start: start_read.as_fd(),
+        sibling: true,
+        die_with_parent: pod.host_pid.unwrap_or(false),
+        attach_at: c"/root",
+        seccomp: None,
+    })
+    .map_err(host)?;
+    Ok(Created { id, process, output: stdio.map(|p| [p.out_read, p.err_read]), start })
+}
+
+/// stdin from nowhere, stdout and stderr as pipes that belong to the container's user, so that it can open `/dev/stdout`.
+struct Pipes {
+    stdin: OwnedFd,
+    out_read: OwnedFd,
+    out_write: OwnedFd,
+    err_read: OwnedFd,
+    err_write: OwnedFd,
+}
+
+impl Pipes {
+    fn new(uid: u32) -> Result<Pipes, Error> {
+        let null = std::fs::File::open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?;
+        let pipe = || -> Result<_, Error> {
+            let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
+            fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
+            if uid != 0 {
+                path::fchown(write.as_fd(), uid, u32::MAX).map_err(|e| Error::sys("give a log pipe to the user", e))?;
+            }
+            Ok((read, write))
+        };
+        let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
+        Ok(Pipes { stdin: null.into(), out_read, out_write, err_read, err_write })
+    }
+}
+
+fn c_string(p: &Path) -> Result<CString, Error> {
+    CString::new(p.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::Internal { what: format!("a NUL byte in {}", p.display()) })
+}
+
+/// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
+fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::io(format_args!("create {}", dir.display()), &e))?;
+    for (part, mode) in [(&upper, 0o755), (&work, 0o700)] {
+        match std::fs::DirBuilder::new().mode(mode).create(part) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(format_args!("create {}", part.display()), &e));
+            }
+            _ => {}
+        }
+    }
+    let open = |p: &Path| -> Result<OwnedFd, Error> {
+        path::openat(nix::fcntl::AT_FDCWD, &c_string(p)?, libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map_err(|e| Error::sys(format_args!("open {}", p.display()), e))
+    };
+    // Layers by number: neither the 255 bytes of an fsconfig string nor a colon in a path matter then.
+    let lower = layers.iter().map(|l| open(Path::new(l))).collect::<Result<Vec<_>, _>>()?;
+    // The merged root shows the upper directory's permissions and owner: those of the image's root are meant.
+    if let Some(top) = lower.first() {
+        let meta = path::fstat(top.as_fd()).map_err(|e| Error::sys("look at the image's root", e))?;
+        let name = c_string(&upper)?;
+        let set = path::fchmodat(nix::fcntl::AT_FDCWD, &name, meta.st_mode & 0o7777)
+            .and_then(|()| path::fchownat(nix::fcntl::AT_FDCWD, &name, meta.st_uid, meta.st_gid));
+        set.map_err(|e| Error::sys(format_args!("set up {}", upper.display()), e))?;
+    }
+    let (upper, work) = (open(&upper)?, open(&work)?);
+    let failed = |e| Error::sys("mount the container's root (overlay)", e);
+    let number = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in a number".into() });
+    let fs = mount::fsopen(c"overlay").map_err(failed)?;
+    let joined = lower.iter().map(number).collect::<Vec<_>>().join(":");
+    if joined.len() < 255 {
+        mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &text(joined)?).map_err(failed)?;
+    } else {
+        // KERNEL(6.8): `lowerdir+` takes one layer at a time; older kernels take it and fail at create.
+        for layer in &lower {
+            mount::fsconfig_set_string(fs.as_fd(), c"lowerdir+", &text(number(layer))?).map_err(failed)?;
+        }
+    }
+    mount::fsconfig_set_string(fs.as_fd(), c"upperdir", &text(number(&upper))?).map_err(failed)?;
+    mount::fsconfig_set_string(fs.as_fd(), c"workdir", &text(number(&work))?).map_err(failed)?;
+    mount::fsconfig_set_flag(fs.as_fd(), c"volatile").map_err(failed)?;
+    mount::fsconfig_create(fs.as_fd()).map_err(failed)?;
+    mount::fsmount(fs.as_fd(), 0).map_err(failed)
+}

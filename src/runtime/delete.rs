@@ -1,0 +1,78 @@
+//! `husk delete`: asks the pod's supervisor, or collects a pod that has none.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Error, remove, run::wait_until_unlocked};
+use crate::cgroup::Cgroupfs;
+use crate::state::{PodEntry, Roots};
+use crate::supervisor::client::Client;
+use crate::supervisor::control::{Request, Response};
+
+/// How the pod shall end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// Seconds; `None` = the pod's own `terminationGracePeriodSeconds`.
+    pub grace_seconds: Option<u64>,
+    /// SIGKILL at once.
+    pub force: bool,
+    /// Return when everything is gone, not when the deletion was recorded.
+    pub wait: bool,
+}
+
+/// How long a supervisor may be away (keeper starts it again within a second) before that is an error.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Ends a pod and removes it. Blocks until everything is gone, if `wait`; otherwise until the supervisor has recorded the wish.
+///
+/// # Errors
+/// The supervisor cannot be reached although keeper lives, or something cannot be removed. A pod that is gone is success.
+pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result<(), Error> {
+    let dir = roots.pod_dir(&entry.uid);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if !is_live(roots, &entry.uid)? {
+            let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+            return match remove::collect(roots, &driver, &entry.uid) {
+                Ok(_) => Ok(()),
+                Err(errors) => Err(join(&errors)),
+            };
+        }
+        match ask(&dir, options) {
+            Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: entry.full_name(), what: message }),
+            Ok(_) if !options.wait => return Ok(()),
+            // The records go with the supervisor's last act; what is left when keeper is gone is ours.
+            Ok(_) => wait_until_unlocked(&dir),
+            Err(e) if Instant::now() > deadline => {
+                let what = format!(
+                    "its supervisor does not answer: {}; see supervisor.log in {}",
+                    husk_oci::errno::io_text(&e),
+                    dir.display()
+                );
+                return Err(Error::Pod { pod: entry.full_name(), what });
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn join(errors: &[Error]) -> Error {
+    Error::Host { what: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ") }
+}
+
+fn is_live(roots: &Roots, uid: &str) -> Result<bool, Error> {
+    Ok(match roots.look(uid)? {
+        Some(crate::state::Listed::Pod(entry)) => entry.live,
+        Some(crate::state::Listed::Unfinished { live, .. } | crate::state::Listed::Unreadable { live, .. }) => live,
+        None => false,
+    })
+}
+
+fn ask(dir: &Path, options: DeleteOptions) -> std::io::Result<Response> {
+    let mut client = Client::connect(dir)?;
+    client.send(
+        &Request::Delete { grace_seconds: options.grace_seconds, force: options.force, nowait: !options.wait },
+        &[],
+    )?;
+    Ok(client.receive()?.0)
+}

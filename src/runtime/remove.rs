@@ -1,0 +1,194 @@
+//! The end of a pod: everything that carries its name is removed, in an order that a crash at any point leaves for the next try.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::cgroup::CgroupDriver;
+use crate::state::record::PodRecord;
+use crate::state::{Listed, Lock, LockMode, Roots};
+use crate::volume::remove_tree;
+
+/// How long processes may take to vanish after SIGKILL before we say that one is stuck.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a collection did.
+#[derive(Debug, Default)]
+pub struct GcReport {
+    /// Pods (or what was left of them) that were removed: `namespace/name`, or the uid when the record was unreadable.
+    pub removed: Vec<String>,
+    /// What could not be removed, and why.
+    pub failed: Vec<Error>,
+}
+
+/// Kills what is in a cgroup and removes it with all below it. Blocks until it is gone.
+///
+/// # Errors
+/// A process survives SIGKILL for [`KILL_PATIENCE`] (it hangs in the kernel), or the kernel refuses.
+pub fn cgroup(driver: &dyn CgroupDriver, path: &str) -> Result<(), Error> {
+    let host = |e: crate::cgroup::Error| Error::Host { what: e.to_string() };
+    if driver.try_remove(path).map_err(host)? {
+        return Ok(());
+    }
+    let deadline = Instant::now() + KILL_PATIENCE;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        driver.kill(path).map_err(host)?;
+        if driver.try_remove(path).map_err(host)? {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let stuck = driver.processes(path);
+            return Err(Error::Host {
+                what: format!(
+                    "remove cgroup {path}: processes {stuck:?} do not die although they were killed; see /proc/<pid>/stack"
+                ),
+            });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Every cgroup that a pod of this uid can have, when its record does not tell.
+fn possible_cgroups(roots: &Roots, uid: &str) -> Vec<String> {
+    let parent = roots.cgroup_parent();
+    ["", "burstable/", "besteffort/"].iter().map(|qos| format!("{parent}/pods/{qos}pod{uid}")).collect()
+}
+
+/// Removes a pod's cgroups, volumes, upper directories, logs, name and records. The caller holds the pod's lock, or is its supervisor.
+/// What is gone already is fine; after an error the rest is still tried, and the records stay so that it can be tried again.
+///
+/// # Errors
+/// All that could not be removed, the first one first.
+pub fn pod(
+    roots: &Roots,
+    driver: &dyn CgroupDriver,
+    uid: &str,
+    record: Option<&PodRecord>,
+    keep_own_records: bool,
+) -> Result<(), Vec<Error>> {
+    let mut errors = Vec::new();
+    let cgroups = match record {
+        Some(record) => vec![record.cgroup.clone()],
+        None => possible_cgroups(roots, uid),
+    };
+    for path in &cgroups {
+        if let Err(e) = cgroup(driver, path) {
+            errors.push(e);
+        }
+    }
+    errors.extend(tree(&roots.data_dir(uid)));
+    errors.extend(logs(roots, uid, record).iter().flat_map(tree));
+    if errors.is_empty() && !keep_own_records {
+        let name = record.map(|r| (r.namespace(), r.name()));
+        if let Err(e) = roots.forget(uid, name) {
+            errors.push(e.into());
+        }
+    }
+    for path in &cgroups {
+        if let Err(e) = driver.remove_empty_parents(path) {
+            errors.push(Error::Host { what: e.to_string() });
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn tree(dir: &PathBuf) -> Option<Error> {
+    remove_tree(dir).err().map(|e| Error::Host { what: e.to_string() })
+}
+
+fn logs(roots: &Roots, uid: &str, record: Option<&PodRecord>) -> Vec<PathBuf> {
+    match record {
+        Some(record) => vec![PathBuf::from(&record.log_dir)],
+        None => std::fs::read_dir(roots.root.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().ends_with(&format!("_{uid}")))
+            .map(|e| e.path())
+            .collect(),
+    }
+}
+
+/// Collects one pod if nobody runs it. True when something was removed.
+///
+/// # Errors
+/// As [`pod`].
+pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, uid: &str) -> Result<bool, Vec<Error>> {
+    let one = |e: crate::state::Error| vec![Error::from(e)];
+    let Some(_lock) = roots.seize(uid).map_err(one)? else { return Ok(false) };
+    let record = match roots.look(uid).map_err(one)? {
+        Some(Listed::Pod(entry)) => Some(entry.record),
+        _ => None,
+    };
+    pod(roots, driver, uid, record.as_ref(), false)?;
+    Ok(true)
+}
+
+/// Removes everything that belongs to no living and no finished pod: pods whose keeper died, half-made and half-removed ones, data of
+/// pods whose records a reboot took away. Touches nothing that somebody else made.
+///
+/// # Errors
+/// The lists cannot be read. What could not be removed is in the report.
+pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
+    let mut report = GcReport::default();
+    let mut known = std::collections::HashSet::new();
+    for listed in roots.list()? {
+        let (uid, name, dead) = match listed {
+            Listed::Pod(entry) => {
+                let dead = !entry.live && entry.status.finished_at.is_none();
+                (entry.uid.clone(), entry.full_name(), dead)
+            }
+            Listed::Unfinished { uid, live } | Listed::Unreadable { uid, live, .. } => (uid.clone(), uid, !live),
+        };
+        known.insert(uid.clone());
+        if dead {
+            match collect(roots, driver, &uid) {
+                Ok(true) => report.removed.push(name),
+                Ok(false) => {}
+                Err(errors) => report.failed.extend(errors),
+            }
+        }
+    }
+    for dir in roots.half_removed() {
+        if Lock::attempt(&dir, LockMode::Exclusive).is_ok_and(|lock| lock.is_some())
+            && let Err(e) = crate::state::pods::remove_flat(&dir)
+        {
+            report.failed.push(e.into());
+        }
+    }
+    orphans(roots, &known, &mut report)?;
+    if let Err(e) = driver.remove_empty_parents(&format!("{}/runtime/x", roots.cgroup_parent())) {
+        report.failed.push(Error::Host { what: e.to_string() });
+    }
+    Ok(report)
+}
+
+/// Data below `--root` whose pod is not known below `--state`: a reboot emptied it.
+fn orphans(roots: &Roots, known: &std::collections::HashSet<String>, report: &mut GcReport) -> Result<(), Error> {
+    let uid_of_log = |name: &str| name.rsplit_once('_').map(|(_, uid)| uid.to_owned());
+    let uid_of_data = |name: &str| Some(name.to_owned());
+    let places: [(PathBuf, &dyn Fn(&str) -> Option<String>); 2] =
+        [(roots.root.join("pods"), &uid_of_data), (roots.root.join("logs"), &uid_of_log)];
+    for (dir, uid_of) in places {
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io(format_args!("read {}", dir.display()), &e)),
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(uid) = uid_of(&name).filter(|_| !name.starts_with('.')) else { continue };
+            // A pod may have been made since the list was read; its directory is made before its data.
+            if known.contains(&uid) || roots.pod_dir(&uid).exists() {
+                continue;
+            }
+            match remove_tree(&entry.path()) {
+                Ok(()) => report.removed.push(name),
+                Err(e) => report.failed.push(Error::Host { what: e.to_string() }),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! `husk run`: from a validated manifest to a pod that runs under its keeper.
+
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use husk_oci::sys::fd;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Error, keeper, remove, resolve};
+use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
+use crate::image::Store;
+use crate::state::pods::{PodDir, Reserved};
+use crate::state::record::{Owner, PodRecord};
+use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
+use crate::supervisor::control::Ready;
+
+/// What became of a [`run`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunOutcome {
+    /// The pod's uid.
+    pub uid: String,
+    /// False when a pod of that name and uid was there already.
+    pub created: bool,
+    /// What was tolerated on the way.
+    pub warnings: Vec<String>,
+}
+
+/// How often a dead pod of the same name is collected before we give up.
+const TRIES: u32 = 3;
+
+/// Runs one pod: reserves its name, writes its record, starts its keeper and waits until the sandbox is up and the first containers
+/// were started. Blocks for that long.
+///
+/// # Errors
+/// The pod cannot be run as it stands, or the host refuses; everything that was made is undone then.
+pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
+    let uid = pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string()).clone();
+    let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
+    let record = resolve::pod(roots, &store, pod, owner)?;
+    let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+    roots.prepare()?;
+    for _ in 0..TRIES {
+        match roots.reserve(record.namespace(), record.name(), &uid)? {
+            Reserved::New(reservation) => return start(roots, &driver, &record, reservation),
+            Reserved::Same(entry) => return same(&entry, &record),
+            // Every start collects for its own name.
+            Reserved::Dead { uid } => {
+                remove::collect(roots, &driver, &uid).map_err(first)?;
+            }
+        }
+    }
+    Err(Error::Pod {
+        pod: record.full_name(),
+        what: "what an earlier pod of this name left cannot be collected; try husk gc".into(),
+    })
+}
+
+fn first(errors: Vec<Error>) -> Error {
+    errors.into_iter().next().unwrap_or(Error::Internal { what: "an empty list of errors".into() })
+}
+
+/// The same uid again is the same pod, unless the manifest says something else now.
+fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
+    if entry.record.pod.spec != record.pod.spec {
+        return Err(Error::Pod {
+            pod: record.full_name(),
+            what: format!("runs with uid {} from another spec; delete it first", entry.uid),
+        });
+    }
+    Ok(RunOutcome { uid: entry.uid.clone(), created: false, warnings: Vec::new() })
+}
+
+fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
+    let uid = record.uid();
+    let dir = reservation.dir.clone();
+    let started = prepare(roots, driver, record, reservation);
+    let outcome = match started {
+        Ok(ready) => await_ready(&dir, ready),
+        Err(e) => Err(e),
+    };
+    match outcome {
+        Ok(warnings) => Ok(RunOutcome { uid: uid.to_owned(), created: true, warnings }),
+        Err(error) => {
+            // The supervisor undoes what it made; when it could not, or never lived, this does.
+            wait_until_unlocked(&dir);
+            if let Err(more) = remove::collect(roots, driver, uid) {
+                let left: Vec<String> = more.iter().map(ToString::to_string).collect();
+                return Err(Error::Host {
+                    what: format!("{error}; and what was made could not be removed: {}", left.join("; ")),
+                });
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Writes the records and starts keeper, which takes the lock over. Returns the read end of the ready pipe.
+fn prepare(
+    roots: &Roots,
+    driver: &Cgroupfs,
+    record: &PodRecord,
+    reservation: Reservation,
+) -> Result<std::fs::File, Error> {
+    let dir = PodDir::open(reservation.dir.clone())?;
+    dir.write_record(record)?;
+    let now = crate::pod::Now { boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64, wall: record.created_at };
+    dir.write_status(&crate::pod::initial(record, &crate::state::boot_id()?, now))?;
+    let log = crate::state::append_file(&reservation.dir.join("supervisor.log"))?;
+    let exe = super::exe::sealed(&roots.state.join("names"))?;
+    let runtime = format!("{}/runtime", roots.cgroup_parent());
+    let placement = enter(driver, &runtime)?;
+    let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for the supervisor's answer", e))?;
+    let argument = |p: &Path| CString::new(p.as_os_str().as_bytes());
+    let argv = [
+        CString::new("husk"),
+        CString::new("supervisor"),
+        argument(&roots.root),
+        argument(&roots.state),
+        CString::new(record.uid()),
+    ];
+    let argv = argv.into_iter().collect::<Result<Vec<_>, _>>();
+    let argv = argv.map_err(|_| Error::Internal { what: "a NUL byte in a path".into() })?;
+    keeper::launch(keeper::Launch {
+        lock: reservation.lock.as_fd(),
+        exe: exe.as_fd(),
+        ready: write.as_fd(),
+        log: log.as_fd(),
+        argv,
+        cgroup: &placement,
+    })?;
+    Ok(read.into())
+}
+
+/// The runtime cgroup is shared by all pods of the instance and removed with the last one; another's removal may come in between.
+fn enter(driver: &Cgroupfs, path: &str) -> Result<crate::cgroup::Placement, Error> {
+    let limits = Limits { every_hierarchy: true, ..Limits::default() };
+    let mut tries = 0;
+    loop {
+        match driver.create(path, &limits).and_then(|()| driver.placement(path)) {
+            Err(e) if tries < 16 && e.errno() == Some(nix::errno::Errno::ENOENT) => tries += 1,
+            other => return other.map_err(|e| Error::Host { what: e.to_string() }),
+        }
+    }
+}
+
+fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error> {
+    let mut answer = Vec::new();
+    pipe.read_to_end(&mut answer).map_err(|e| Error::io("read the supervisor's answer", &e))?;
+    match serde_json::from_slice(&answer) {
+        Ok(Ready::Started { warnings }) => Ok(warnings),
+        Ok(Ready::Failed { message }) => Err(Error::Host { what: message }),
+        // The first supervisor was killed before it could say anything; if keeper lives, so does the pod, under the next one.
+        Err(_) => match Lock::attempt(dir, LockMode::Shared) {
+            Ok(None) => {
+                Ok(vec!["the pod's first supervisor died while it started the pod; its successor goes on".into()])
+            }
+            _ => {
+                let log = std::fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("keeper died before a supervisor could answer");
+                Err(Error::Host { what: last.to_owned() })
+            }
+        },
+    }
+}
+
+/// Waits until keeper is gone; at once when there is none.
+pub(super) fn wait_until_unlocked(dir: &Path) {
+    // A directory that cannot be opened has no keeper either.
+    drop(Lock::wait(dir, LockMode::Shared));
+}

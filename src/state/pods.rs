@@ -1,0 +1,332 @@
+//! Pod directories: reservation, listing, records, removal.
+
+use std::fs::DirBuilder;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::record::{PodRecord, Status};
+use super::{Error, Lock, LockMode, Roots, open_dir, read_record, replace_record};
+
+/// One pod as its records tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodEntry {
+    /// The pod's identity.
+    pub uid: String,
+    /// What was decided.
+    pub record: PodRecord,
+    /// What has happened.
+    pub status: Status,
+    /// A keeper holds the pod's lock.
+    pub live: bool,
+}
+
+/// What a pod directory turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listed {
+    /// A pod.
+    Pod(Box<PodEntry>),
+    /// A directory without records: somebody is making it, or died while doing so.
+    Unfinished {
+        /// Its name.
+        uid: String,
+        /// Somebody holds its lock.
+        live: bool,
+    },
+    /// Records that cannot be read: state `Unknown`, never taken for something else.
+    Unreadable {
+        /// Its name.
+        uid: String,
+        /// Somebody holds its lock.
+        live: bool,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// A name and uid that are ours now.
+#[derive(Debug)]
+pub struct Reservation {
+    /// The pod's directory.
+    pub dir: PathBuf,
+    /// Its lock, to be inherited by keeper.
+    pub lock: Lock,
+}
+
+/// What [`Roots::reserve`] found.
+#[derive(Debug)]
+pub enum Reserved {
+    /// New, empty and locked.
+    New(Reservation),
+    /// The same uid under the same name is there already, live or finished.
+    Same(Box<PodEntry>),
+    /// A pod of that name died without being finished; it has to be collected first.
+    Dead {
+        /// Its uid.
+        uid: String,
+    },
+}
+
+impl PodEntry {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        self.record.full_name()
+    }
+}
+
+impl PodRecord {
+    /// `metadata.namespace`.
+    pub fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or("")
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or("")
+    }
+
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace(), self.name())
+    }
+}
+
+impl Roots {
+    fn name_link(&self, namespace: &str, name: &str) -> PathBuf {
+        // Neither can hold an underscore (DNS-1123).
+        self.state.join("names").join(format!("{namespace}_{name}"))
+    }
+
+    fn global_lock(&self) -> Result<Lock, Error> {
+        Lock::wait(&self.state.join("lock"), LockMode::Exclusive)
+    }
+
+    /// Reserves a name and a uid and makes the pod's directory, locked by us.
+    ///
+    /// # Errors
+    /// The name or the uid belongs to another pod, or the file system refuses.
+    pub fn reserve(&self, namespace: &str, name: &str, uid: &str) -> Result<Reserved, Error> {
+        let _guard = self.global_lock()?;
+        let link = self.name_link(namespace, name);
+        if let Ok(owner) = std::fs::read_link(&link) {
+            let owner = owner.to_string_lossy().into_owned();
+            match self.look(&owner)? {
+                Some(Listed::Pod(entry)) if !entry.live && entry.status.finished_at.is_none() => {
+                    return Ok(Reserved::Dead { uid: owner });
+                }
+                Some(Listed::Pod(entry)) if owner == uid => return Ok(Reserved::Same(entry)),
+                Some(Listed::Unfinished { live: false, .. } | Listed::Unreadable { live: false, .. }) => {
+                    return Ok(Reserved::Dead { uid: owner });
+                }
+                Some(_) => {
+                    return Err(Error::NameTaken { namespace: namespace.into(), name: name.into(), uid: owner });
+                }
+                None => std::fs::remove_file(&link).map_err(|e| Error::io("remove stale name", &link, &e))?,
+            }
+        }
+        let dir = self.pod_dir(uid);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                return match self.look(uid)? {
+                    Some(Listed::Pod(entry)) => Err(Error::UidTaken { uid: uid.into(), other: entry.full_name() }),
+                    _ => Ok(Reserved::Dead { uid: uid.into() }),
+                };
+            }
+            Err(e) => return Err(Error::io("create directory", &dir, &e)),
+        }
+        let made = Lock::wait(&dir, LockMode::Exclusive).and_then(|lock| {
+            std::os::unix::fs::symlink(uid, &link).map_err(|e| Error::io("reserve name", &link, &e))?;
+            Ok(lock)
+        });
+        match made {
+            Ok(lock) => Ok(Reserved::New(Reservation { dir, lock })),
+            Err(e) => {
+                // Nobody has seen the directory: we still hold the instance's lock.
+                let _ = std::fs::remove_dir(&dir);
+                Err(e)
+            }
+        }
+    }
+
+    /// All pod directories, in no particular order; names that are being removed are left out.
+    ///
+    /// # Errors
+    /// The directory of pods cannot be read. An absent one is an empty list.
+    pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        let dir = self.state.join("pods");
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("read directory", &dir, &e)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| Error::io("read directory", &dir, &e))?.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with('.')
+                && let Some(listed) = self.look(&name)?
+            {
+                found.push(listed);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Directories `.gone-*` whose remover was killed.
+    pub fn half_removed(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.state.join("pods")).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with(".gone-")).map(|e| e.path()).collect()
+    }
+
+    /// One pod by namespace and name, or by uid.
+    ///
+    /// # Errors
+    /// There is none, or its records cannot be read.
+    pub fn find(&self, namespace: &str, name: &str) -> Result<PodEntry, Error> {
+        let not_found = || Error::NotFound { namespace: namespace.into(), name: name.into() };
+        if name.is_empty() || name.contains('/') || namespace.contains('/') || name.starts_with('.') {
+            return Err(not_found());
+        }
+        let uid = match std::fs::read_link(self.name_link(namespace, name)) {
+            Ok(uid) => uid.to_string_lossy().into_owned(),
+            Err(_) => name.to_owned(),
+        };
+        match self.look(&uid)? {
+            Some(Listed::Pod(entry)) if uid != name || entry.record.namespace() == namespace => Ok(*entry),
+            Some(Listed::Unreadable { error, .. }) => Err(error),
+            _ => Err(not_found()),
+        }
+    }
+
+    /// Reads one pod directory; `None` when there is none (any more).
+    ///
+    /// # Errors
+    /// The directory cannot be opened or locked.
+    pub fn look(&self, uid: &str) -> Result<Option<Listed>, Error> {
+        let dir = self.pod_dir(uid);
+        let live = match Lock::attempt(&dir, LockMode::Shared) {
+            Ok(lock) => lock.is_none(),
+            Err(_) if !dir.exists() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let uid = uid.to_owned();
+        Ok(Some(match read_both(&dir) {
+            Ok(Some((record, status))) => Listed::Pod(Box::new(PodEntry { uid, record, status, live })),
+            Ok(None) if !dir.exists() => return Ok(None),
+            Ok(None) => Listed::Unfinished { uid, live },
+            Err(error) => Listed::Unreadable { uid, live, error },
+        }))
+    }
+
+    /// Takes a pod that has no keeper for good: its lock, so that nobody else collects it. `None` when it lives or is gone.
+    ///
+    /// # Errors
+    /// The directory cannot be opened or locked.
+    pub fn seize(&self, uid: &str) -> Result<Option<Lock>, Error> {
+        let _guard = self.global_lock()?;
+        let dir = self.pod_dir(uid);
+        match Lock::attempt(&dir, LockMode::Exclusive) {
+            Err(_) if !dir.exists() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Forgets a pod: its name and its directory. The caller holds the pod's lock (or is its supervisor) and has removed everything else.
+    ///
+    /// # Errors
+    /// The file system's; what could be removed is removed.
+    pub fn forget(&self, uid: &str, name: Option<(&str, &str)>) -> Result<(), Error> {
+        let dir = self.pod_dir(uid);
+        let gone = self.state.join("pods").join(format!(".gone-{uid}"));
+        {
+            let _guard = self.global_lock()?;
+            if let Some((namespace, name)) = name {
+                let link = self.name_link(namespace, name);
+                if std::fs::read_link(&link).is_ok_and(|owner| owner == Path::new(uid)) {
+                    std::fs::remove_file(&link).map_err(|e| Error::io("remove name", &link, &e))?;
+                }
+            } else {
+                // The record is unreadable: find the name by its target.
+                for entry in std::fs::read_dir(self.state.join("names")).into_iter().flatten().flatten() {
+                    if std::fs::read_link(entry.path()).is_ok_and(|owner| owner == Path::new(uid)) {
+                        std::fs::remove_file(entry.path()).map_err(|e| Error::io("remove name", &entry.path(), &e))?;
+                    }
+                }
+            }
+            match std::fs::rename(&dir, &gone) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("set aside", &dir, &e)),
+                _ => {}
+            }
+        }
+        remove_flat(&gone)
+    }
+}
+
+/// Removes a directory of plain files; absent is fine.
+pub(crate) fn remove_flat(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn read_both(dir: &Path) -> Result<Option<(PodRecord, Status)>, Error> {
+    let Some(record) = read_record::<PodRecord>(&dir.join("pod.json"))? else { return Ok(None) };
+    match read_record::<Status>(&dir.join("status.json"))? {
+        Some(status) if status.containers.len() == record.containers.len() => Ok(Some((record, status))),
+        Some(_) => Err(Error::Unreadable {
+            path: dir.join("status.json"),
+            why: "it has another number of containers than pod.json".into(),
+        }),
+        None => Ok(None),
+    }
+}
+
+/// The supervisor's hold on its pod's directory.
+#[derive(Debug)]
+pub struct PodDir {
+    /// The directory.
+    pub path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl PodDir {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// It is not there, or not a directory.
+    pub fn open(path: PathBuf) -> Result<PodDir, Error> {
+        let fd = open_dir(&path)?;
+        Ok(PodDir { path, fd })
+    }
+
+    /// Reads both records.
+    ///
+    /// # Errors
+    /// They are unreadable or of another version. `None` when one is absent.
+    pub fn read(&self) -> Result<Option<(PodRecord, Status)>, Error> {
+        read_both(&self.path)
+    }
+
+    /// Writes `pod.json`, once.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write_record(&self, record: &PodRecord) -> Result<(), Error> {
+        replace_record(&self.path, self.fd.as_fd(), "pod.json", record)
+    }
+
+    /// Replaces `status.json`; synced when this returns.
+    ///
+    /// # Errors
+    /// The file system's; the old status is still there then.
+    pub fn write_status(&self, status: &Status) -> Result<(), Error> {
+        replace_record(&self.path, self.fd.as_fd(), "status.json", status)
+    }
+}

@@ -1,0 +1,70 @@
+//! A client's end of the control socket.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use husk_oci::sys::fd;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use super::control::{Request, Response};
+
+/// The largest packet either side sends.
+pub const PACKET_LIMIT: usize = 128 << 10;
+
+/// Name of the socket in the pod's directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// A connection to a pod's supervisor; it blocks.
+#[derive(Debug)]
+pub struct Client(OwnedFd);
+
+impl Client {
+    /// Connects. While a supervisor is being started again the connection waits in the socket's queue, which keeper holds open.
+    ///
+    /// # Errors
+    /// ENOENT or ECONNREFUSED when there is no supervisor (yet).
+    pub fn connect(pod_dir: &Path) -> io::Result<Client> {
+        let dir = std::fs::File::open(pod_dir)?;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        connect(socket.as_raw_fd(), &address(dir.as_fd())?)?;
+        Ok(Client(socket))
+    }
+
+    /// Sends a request and the fds that belong to it.
+    ///
+    /// # Errors
+    /// The request is too large (EMSGSIZE), or the supervisor is gone.
+    pub fn send(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let packet = serde_json::to_vec(request)?;
+        if packet.len() > PACKET_LIMIT {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        fd::send(self.0.as_fd(), &packet, fds)?;
+        Ok(())
+    }
+
+    /// Waits for an answer and the fds that came with it.
+    ///
+    /// # Errors
+    /// The supervisor died (`UnexpectedEof`), or it does not speak our language.
+    pub fn receive(&mut self) -> io::Result<(Response, Vec<OwnedFd>)> {
+        let mut buffer = vec![0u8; PACKET_LIMIT];
+        let got = fd::recv(self.0.as_fd(), &mut buffer, false)?;
+        if got.len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((serde_json::from_slice(&buffer[..got.len])?, got.fds.into_iter().flatten().collect()))
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The socket's address through an fd of its directory: `sun_path` ends at 108 bytes, `--state` does not.
+pub(super) fn address(dir: BorrowedFd<'_>) -> nix::Result<UnixAddr> {
+    UnixAddr::new(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd()).as_str())
+}

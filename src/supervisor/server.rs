@@ -1,0 +1,128 @@
+//! The control socket's server side: one task a connection, which turns a packet into a [`Command`] for the pod's loop.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use husk_oci::sys::fd;
+use husk_oci::sys::socket::accept;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, bind, getsockopt, listen, socket, sockopt::PeerCredentials,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::client::{PACKET_LIMIT, SOCKET_NAME, address};
+use super::control::{Request, Response};
+use super::watch::watch;
+
+/// One request and the way back to who asked.
+#[derive(Debug)]
+pub struct Command {
+    /// What is asked.
+    pub request: Request,
+    /// fds that came with it.
+    pub fds: Vec<OwnedFd>,
+    /// Answers; dropped after the last one, which ends the connection.
+    pub reply: mpsc::UnboundedSender<(Response, Option<OwnedFd>)>,
+}
+
+/// Makes the socket in the pod's directory and listens. A file that an earlier supervisor left is replaced.
+///
+/// # Errors
+/// The file system's.
+pub fn bind_socket(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    match nix::unistd::unlinkat(dir, SOCKET_NAME, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+        Err(nix::errno::Errno::ENOENT) | Ok(()) => {}
+        Err(e) => return Err(e.into()),
+    }
+    bind(socket.as_raw_fd(), &address(dir)?)?;
+    listen(&socket, Backlog::new(128)?)?;
+    Ok(socket)
+}
+
+/// Accepts connections for ever.
+pub async fn serve(listener: OwnedFd, commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
+    let listener = watch(listener)?;
+    loop {
+        let mut guard = listener.readable().await?;
+        match accept(listener.as_fd()) {
+            Ok(connection) => {
+                tokio::task::spawn_local(converse(connection, commands.clone()));
+            }
+            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
+            Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {}
+            Err(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => {
+                eprintln!("warn: accept: too many open files, continuing later");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Command>) {
+    if let Err(e) = try_converse(connection, commands).await {
+        // A client that goes away in the middle is its own affair.
+        eprintln!("info: control connection ended: {e}");
+    }
+}
+
+async fn try_converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
+    // The directory is root's alone; this is for a socket that somebody passed on.
+    if getsockopt(&connection, PeerCredentials)?.uid() != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let connection = watch(connection)?;
+    let Some((packet, fds)) = receive(&connection).await? else { return Ok(()) };
+    let (reply, mut answers) = mpsc::unbounded_channel();
+    match serde_json::from_slice::<Request>(&packet) {
+        Ok(request) => {
+            if commands.send(Command { request, fds, reply }).is_err() {
+                return Ok(());
+            }
+        }
+        Err(e) => {
+            let message = format!("request not understood: {e}; client and supervisor may be of different versions");
+            drop(reply.send((Response::Error { exit_code: 1, message }, None)));
+            drop(reply);
+        }
+    }
+    while let Some((response, fd)) = answers.recv().await {
+        send(&connection, &response, fd).await?;
+    }
+    Ok(())
+}
+
+async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    loop {
+        let mut guard = connection.readable().await?;
+        let mut buffer = vec![0u8; PACKET_LIMIT + 1];
+        match fd::recv(connection.as_fd(), &mut buffer, true) {
+            Ok(got) if got.len == 0 => return Ok(None),
+            Ok(got) if got.truncated || got.len > PACKET_LIMIT => {
+                return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            Ok(got) => {
+                buffer.truncate(got.len);
+                return Ok(Some((buffer, got.fds.into_iter().flatten().collect())));
+            }
+            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+async fn send(connection: &AsyncFd<OwnedFd>, response: &Response, extra: Option<OwnedFd>) -> io::Result<()> {
+    let packet = serde_json::to_vec(response)?;
+    let fds: Vec<BorrowedFd<'_>> = extra.iter().map(AsFd::as_fd).collect();
+    loop {
+        let mut guard = connection.writable().await?;
+        match fd::send(connection.as_fd(), &packet, &fds) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

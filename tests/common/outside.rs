@@ -1,0 +1,336 @@
+//! The machine as seen from outside: what belongs to one pair of roots, read from `/proc`, `/sys` and the disk, never asked of husk.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Everything on the machine that can be put down to one test, and what is shared by all.
+pub struct Snapshot {
+    /// `pid command` of every process with this test's directory or cgroup in its life.
+    processes: BTreeSet<String>,
+    /// cgroup directories, in every hierarchy.
+    cgroups: BTreeSet<String>,
+    /// Lines of the mount table that name this test's directory, and network namespaces that are mounted anywhere.
+    mounts: BTreeSet<String>,
+    /// Files and directories below the test's directory, images and the like left out.
+    files: BTreeSet<String>,
+    /// Locks held on files below the test's directory.
+    locks: BTreeSet<String>,
+    /// Network interfaces of the host.
+    interfaces: BTreeSet<String>,
+}
+
+impl Snapshot {
+    /// Looks.
+    pub fn take(dir: &Path, state: &Path) -> Snapshot {
+        let parent = cgroup_parent(state);
+        Snapshot {
+            processes: processes(dir, &parent)
+                .into_iter()
+                .map(|pid| format!("{pid} {}", cmdline(pid).join(" ")))
+                .collect(),
+            cgroups: cgroups(&parent).into_iter().map(|path| path.display().to_string()).collect(),
+            mounts: mounts(dir),
+            files: files(dir),
+            locks: locks(dir),
+            interfaces: names(Path::new("/sys/class/net")),
+        }
+    }
+
+    /// What `after` has and `self` had not.
+    pub fn compare(&self, after: &Snapshot) -> Vec<String> {
+        let sets = [
+            ("process", &self.processes, &after.processes),
+            ("cgroup", &self.cgroups, &after.cgroups),
+            ("mount", &self.mounts, &after.mounts),
+            ("file", &self.files, &after.files),
+            ("lock", &self.locks, &after.locks),
+            ("interface", &self.interfaces, &after.interfaces),
+        ];
+        sets.iter()
+            .flat_map(|(kind, before, after)| after.difference(before).map(move |item| format!("{kind} {item}")))
+            .collect()
+    }
+
+    /// Prints the state of a failed test's pods, for whoever reads the failure.
+    pub fn describe(&self, dir: &Path, state: &Path) {
+        for pod in fs::read_dir(state.join("pods")).into_iter().flatten().flatten() {
+            let status = fs::read_to_string(pod.path().join("status.json")).unwrap_or_default();
+            eprintln!("-- {}\n{}", pod.path().display(), status);
+            for file in ["supervisor.log", "log"] {
+                if let Ok(text) = fs::read_to_string(pod.path().join(file)) {
+                    eprintln!("-- {file}\n{text}");
+                }
+            }
+        }
+        for pid in processes(dir, &cgroup_parent(state)) {
+            eprintln!("-- process {pid} {}", cmdline(pid).join(" "));
+        }
+    }
+}
+
+/// Name of the cgroup that holds every pod of the state directory `state`.
+pub fn cgroup_parent(state: &Path) -> String {
+    // The root plays no part in the name.
+    husk::state::Roots::new(state, state).expect("a path of ours is a good one").cgroup_parent()
+}
+
+/// Kills and removes whatever is left of one test.
+pub fn sweep(dir: &Path, state: &Path) {
+    let parent = cgroup_parent(state);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let left = processes(dir, &parent);
+        if left.is_empty() || Instant::now() > deadline {
+            break;
+        }
+        for pid in left {
+            if let Err(errno) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                eprintln!("kill {pid}: {errno}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for line in mounts(dir) {
+        if let Some(point) = line.split(' ').nth(4) {
+            if let Err(errno) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {
+                eprintln!("unmount {point}: {errno}");
+            }
+        }
+    }
+    let mut paths = cgroups(&parent);
+    paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    for path in paths {
+        if let Err(error) = fs::remove_dir(&path) {
+            eprintln!("remove {}: {error}", path.display());
+        }
+    }
+}
+
+/// Every process that names `dir` in its arguments, environment, directories, fds or mounts, or that sits in the cgroup `parent`.
+pub fn processes(dir: &Path, parent: &str) -> Vec<i32> {
+    let text = dir.to_str().expect("temp paths are UTF-8");
+    let own = i32::try_from(std::process::id()).expect("a pid is positive");
+    pids().into_iter().filter(|pid| *pid != own && !unborn(*pid, own) && belongs(*pid, text, parent)).collect()
+}
+
+/// A child of this very process that has not yet called `execve`: it is a copy of ours, with our fds.
+fn unborn(pid: i32, own: i32) -> bool {
+    let exe = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    parent(pid) == Some(own) && exe(pid) == exe(own)
+}
+
+fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    if fs::read_to_string(proc.join("stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    {
+        // A zombie has no directories left, but still its cgroup.
+        return in_cgroup(pid, parent);
+    }
+    in_cgroup(pid, parent)
+        || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, dir)))
+        || ["cwd", "root", "exe"]
+            .iter()
+            .any(|name| fs::read_link(proc.join(name)).is_ok_and(|path| path.starts_with(dir)))
+        || fs::read_dir(proc.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(dir)))
+}
+
+fn in_cgroup(pid: i32, parent: &str) -> bool {
+    let inside = format!("/{parent}/");
+    let is = format!("/{parent}");
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
+        text.lines()
+            .filter_map(|line| line.splitn(3, ':').nth(2))
+            .any(|path| path.contains(&inside) || path.ends_with(&is))
+    })
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// All processes.
+pub fn pids() -> Vec<i32> {
+    fs::read_dir("/proc")
+        .expect("read /proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Arguments of a process; none once it is dead.
+pub fn cmdline(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+/// The state letter and the parent of a process; `None` once it is reaped.
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit(')').next()?.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Is there a process that is not a zombie?
+pub fn alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// Parent of a process.
+pub fn parent(pid: i32) -> Option<i32> {
+    stat(pid).map(|(_, parent)| parent)
+}
+
+/// Children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    pids().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
+}
+
+/// Inode of a namespace of a process: `net`, `pid`, `mnt`, …
+pub fn namespace(pid: i32, kind: &str) -> u64 {
+    fs::metadata(format!("/proc/{pid}/ns/{kind}"))
+        .unwrap_or_else(|error| panic!("{kind} namespace of {pid}: {error}"))
+        .ino()
+}
+
+/// Mount points of the cgroup hierarchies, v1 and v2.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mounts").expect("read the mount table");
+    table
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|fields| matches!(fields.get(2), Some(&"cgroup" | &"cgroup2")))
+        .map(|fields| PathBuf::from(fields[1]))
+        .collect()
+}
+
+/// The mount point of the v1 controller `name`, or of the v2 hierarchy.
+pub fn hierarchy(name: &str) -> Option<PathBuf> {
+    hierarchies().into_iter().find(|path| {
+        path.file_name().is_some_and(|last| last.to_str().is_some_and(|last| last.split(',').any(|c| c == name)))
+    })
+}
+
+/// cgroup directories of `parent` in every hierarchy.
+pub fn cgroups(parent: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies() {
+        let top = hierarchy.join(parent);
+        if top.is_dir() {
+            walk(&top, &mut |path| {
+                if path.is_dir() {
+                    found.push(path.to_owned());
+                }
+            });
+            found.push(top);
+        }
+    }
+    found
+}
+
+/// Calls `visit` for everything below `dir`, without following links.
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        visit(&path);
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&path, visit);
+        }
+    }
+}
+
+fn mounts(dir: &Path) -> BTreeSet<String> {
+    let text = dir.to_str().expect("temp paths are UTF-8");
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
+    table.lines().filter(|line| line.contains(text) || line.contains(" nsfs ")).map(str::to_owned).collect()
+}
+
+/// Everything below the two roots, but for images and for the empty frame that any call of husk makes.
+fn files(dir: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for top in ["root", "state"] {
+        let top = dir.join(top);
+        walk(&top, &mut |path| {
+            let inner = path.strip_prefix(&top).expect("walked below it");
+            let first = inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default();
+            let frame =
+                inner.components().count() == 1 && (path.is_dir() || path.metadata().is_ok_and(|meta| meta.len() == 0));
+            if first != "images" && first != "image" && !frame {
+                found.insert(path.display().to_string());
+            }
+        });
+    }
+    found
+}
+
+/// Lines of `/proc/locks` on files below `dir`.
+fn locks(dir: &Path) -> BTreeSet<String> {
+    let mut inodes = BTreeSet::new();
+    walk(dir, &mut |path| {
+        if let Ok(meta) = path.symlink_metadata() {
+            inodes.insert(meta.ino().to_string());
+        }
+    });
+    let table = fs::read_to_string("/proc/locks").unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| line.split_once(' ').map(|(_, rest)| rest))
+        .filter(|line| {
+            line.split_whitespace().any(|word| {
+                word.rsplit(':').next().is_some_and(|inode| word.matches(':').count() == 2 && inodes.contains(inode))
+            })
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// A value of `/proc/<pid>/status`.
+pub fn status_field(pid: i32, field: &str) -> String {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_else(|error| panic!("status of {pid}: {error}"));
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no field {field} in the status of {pid}"))
+        .trim()
+        .to_owned()
+}
+
+/// Absolute directory of the cgroup in which `pid` sits, in the v1 hierarchy of `controller` or else in v2.
+pub fn cgroup_of(pid: i32, controller: &str) -> PathBuf {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_else(|error| panic!("cgroup of {pid}: {error}"));
+    let find = |wanted: &str| {
+        text.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+            controllers.split(',').any(|c| c == wanted).then(|| path.trim_start_matches('/').to_owned())
+        })
+    };
+    match (find(controller), hierarchy(controller)) {
+        (Some(path), Some(mount)) => mount.join(path),
+        _ => hierarchy("unified").unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")).join(find("").unwrap_or_default()),
+    }
+}

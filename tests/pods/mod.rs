@@ -1,0 +1,15 @@
+//! One topic a file.
+
+mod bad_input;
+mod cgroups;
+mod crash;
+mod harness;
+mod images;
+mod lifecycle;
+mod logs;
+mod process;
+mod quickstart;
+mod sandbox;
+mod state;
+mod termination;
+mod volumes;

@@ -80,11 +80,20 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|e| Error::content(format!("not an image configuration: {e}")))?;
     if raw.rootfs.kind != "layers" {
-        return Err(Error::content(format!("rootfs.type is {}, must be \"layers\"", printable(raw.rootfs.kind.as_bytes()))));
+        return Err(Error::content(format!(
+            "rootfs.type is {}, must be \"layers\"",
+            printable(raw.rootfs.kind.as_bytes())
+        )));
     }
     let word = |field: &str, value: &str| {
-        let ok = !value.is_empty() && value.len() <= 32 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if ok { Ok(()) } else { Err(Error::content(format!("{field} is {}, not a platform", printable(value.as_bytes())))) }
+        let ok = !value.is_empty()
+            && value.len() <= 32
+            && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if ok {
+            Ok(())
+        } else {
+            Err(Error::content(format!("{field} is {}, not a platform", printable(value.as_bytes()))))
+        }
     };
     word("architecture", &raw.architecture)?;
     word("os", &raw.os)?;
@@ -183,11 +192,33 @@ mod tests {
     #[test]
     fn stop_signals_are_understood_in_every_spelling() {
         for (text, number) in [
-            ("SIGTERM", 15), ("TERM", 15), ("term", 15), ("15", 15), ("SIGRTMIN+3", 37), ("RTMIN", 34), ("SIGRTMAX-1", 63), ("9", 9), ("IOT", 6),
+            ("SIGTERM", 15),
+            ("TERM", 15),
+            ("term", 15),
+            ("15", 15),
+            ("SIGRTMIN+3", 37),
+            ("RTMIN", 34),
+            ("SIGRTMAX-1", 63),
+            ("9", 9),
+            ("IOT", 6),
         ] {
             assert_eq!(parse_signal(text), Some(number), "{text}");
         }
-        for text in ["", "0", "65", "-1", "+15", "SIG", "SIGRTMIN+31", "SIGRTMIN-1", "SIGRTMIN+", "SIGRTMAX+1", "SIGSIGTERM", "15 ", "0x0f"] {
+        for text in [
+            "",
+            "0",
+            "65",
+            "-1",
+            "+15",
+            "SIG",
+            "SIGRTMIN+31",
+            "SIGRTMIN-1",
+            "SIGRTMIN+",
+            "SIGRTMAX+1",
+            "SIGSIGTERM",
+            "15 ",
+            "0x0f",
+        ] {
             assert_eq!(parse_signal(text), None, "{text}");
         }
     }

@@ -96,7 +96,15 @@ mod tests {
     fn only_well_formed_sha256_is_a_digest() {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::parse(empty).unwrap(), Digest::of(b""));
-        for bad in ["", "sha256:", "sha256:e3b0", &empty.to_uppercase(), &format!("{empty}0"), "md5:00", "sha256:../../../../etc/passwd"] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:e3b0",
+            &empty.to_uppercase(),
+            &format!("{empty}0"),
+            "md5:00",
+            "sha256:../../../../etc/passwd",
+        ] {
             assert!(Digest::parse(bad).is_err(), "{bad}");
         }
         let sha512 = Digest::parse(&format!("sha512:{}", "0".repeat(128))).unwrap_err();

@@ -207,7 +207,11 @@ impl fmt::Display for Error {
                 write!(f, "image {}: not in the store; similar: {}", printable(name.as_bytes()), near.join(", "))
             }
             Error::Ambiguous { prefix, count } => {
-                write!(f, "image {}: {count} images have an id that begins so; give more of it", printable(prefix.as_bytes()))
+                write!(
+                    f,
+                    "image {}: {count} images have an id that begins so; give more of it",
+                    printable(prefix.as_bytes())
+                )
             }
             Error::Name { name, why } => write!(f, "image name {}: {why}", printable(name.as_bytes())),
             Error::Content { why } | Error::Unsupported { why } => f.write_str(why),
@@ -225,7 +229,9 @@ impl fmt::Display for Error {
                 write!(f, "command {}: ", printable(command.as_bytes()))?;
                 match fault {
                     CommandFault::NotFound => f.write_str("not found in the image"),
-                    CommandFault::NotExecutable { path } => write!(f, "{} is not executable", printable(path.as_bytes())),
+                    CommandFault::NotExecutable { path } => {
+                        write!(f, "{} is not executable", printable(path.as_bytes()))
+                    }
                     CommandFault::WrongArchitecture { path, machine } => write!(
                         f,
                         "{} is for another architecture ({}), this host is {}",

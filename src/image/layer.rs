@@ -40,7 +40,11 @@ pub(super) fn pass(
     if let Some(expected) = blob
         && *expected != found
     {
-        return Err(Error::Digest { what: "blob".to_string(), expected: expected.to_string(), found: found.to_string() });
+        return Err(Error::Digest {
+            what: "blob".to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        });
     }
     result
 }
@@ -52,7 +56,9 @@ fn decompressed(raw: &mut impl Read, target: Option<Target<'_>>, end_required: b
     let whole = BufReader::with_capacity(1 << 16, Cursor::new(head).chain(raw));
     match kind {
         Compression::None => tar(whole, target, end_required),
-        Compression::Gzip => tar(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(whole)), target, end_required),
+        Compression::Gzip => {
+            tar(BufReader::with_capacity(1 << 16, flate2::bufread::MultiGzDecoder::new(whole)), target, end_required)
+        }
         Compression::Other(name) => Err(unsupported_compression(name)),
     }
 }

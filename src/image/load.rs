@@ -24,7 +24,6 @@ pub(super) struct Planned {
     /// Of the manifest and of the indexes that led to it.
     pub digests: Vec<Digest>,
     pub config_bytes: Vec<u8>,
-    pub config: config::Parsed,
     /// Bottom first.
     pub layers: Vec<PlannedLayer>,
 }
@@ -115,7 +114,10 @@ fn oci_layout(source: &Source) -> Result<Vec<Planned>, Error> {
     }
     let index: Index = json("index.json", &source.read("index.json", MAX_JSON)?)?;
     if index.schema_version != 2 {
-        return Err(Error::unsupported(format!("index.json has schemaVersion {}; only 2 is supported", index.schema_version)));
+        return Err(Error::unsupported(format!(
+            "index.json has schemaVersion {}; only 2 is supported",
+            index.schema_version
+        )));
     }
     if index.manifests.len() > MAX_IMAGES {
         return Err(Error::content(format!("index.json lists more than {MAX_IMAGES} images")));
@@ -172,9 +174,8 @@ fn choose(entries: Vec<Descriptor>) -> Result<Descriptor, Error> {
             || d.platform.as_ref().is_some_and(|p| p.os == "unknown")
     };
     let entries: Vec<Descriptor> = entries.into_iter().filter(|d| !statement(d)).collect();
-    let fits = |d: &&Descriptor| {
-        d.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == platform::HOST)
-    };
+    let fits =
+        |d: &&Descriptor| d.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == platform::HOST);
     // The plainest variant runs on every machine of the architecture.
     let plain = |d: &&Descriptor| {
         let variant = d.platform.as_ref().and_then(|p| p.variant.as_deref()).unwrap_or_default();
@@ -237,13 +238,19 @@ fn oci_image(source: &Source, descriptor: &Descriptor, name: &Option<Name>, dept
     match descriptor.media_type.as_str() {
         "application/vnd.oci.image.manifest.v1+json" | "application/vnd.docker.distribution.manifest.v2+json" | "" => {}
         other => {
-            return Err(Error::unsupported(format!("a manifest of type {} is not supported", printable(other.as_bytes()))));
+            return Err(Error::unsupported(format!(
+                "a manifest of type {} is not supported",
+                printable(other.as_bytes())
+            )));
         }
     }
     let (digest, bytes) = blob(source, descriptor, "manifest")?;
     let manifest: Manifest = json("the manifest", &bytes)?;
     if manifest.schema_version != 2 {
-        return Err(Error::unsupported(format!("a manifest of schemaVersion {} is not supported; only 2 is", manifest.schema_version)));
+        return Err(Error::unsupported(format!(
+            "a manifest of schemaVersion {} is not supported; only 2 is",
+            manifest.schema_version
+        )));
     }
     match manifest.config.media_type.as_str() {
         "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" | "" => {}
@@ -264,7 +271,7 @@ fn oci_image(source: &Source, descriptor: &Descriptor, name: &Option<Name>, dept
             Ok(PlannedLayer { file: blob_name(&digest), blob: Some((digest, layer.size)), diff_id: diff_id.clone() })
         })
         .collect::<Result<_, Error>>()?;
-    Ok(Planned { names: name.iter().cloned().collect(), digests: vec![digest], config_bytes, config, layers })
+    Ok(Planned { names: name.iter().cloned().collect(), digests: vec![digest], config_bytes, layers })
 }
 
 fn check_layers(count: usize, config: &config::Parsed) -> Result<(), Error> {
@@ -293,7 +300,9 @@ fn check_layer_type(media_type: &str) -> Result<(), Error> {
         return Ok(());
     }
     if media_type.ends_with("+zstd") || media_type.ends_with(".zstd") {
-        return Err(Error::unsupported("a layer is compressed with zstd, which is not supported; only plain tar and gzip are"));
+        return Err(Error::unsupported(
+            "a layer is compressed with zstd, which is not supported; only plain tar and gzip are",
+        ));
     }
     Err(Error::unsupported(format!("a layer of type {} is not supported", printable(media_type.as_bytes()))))
 }
@@ -332,5 +341,5 @@ fn docker_image(source: &Source, config_file: &str, files: &[String], names: Vec
         .zip(&config.diff_ids)
         .map(|(file, diff_id)| PlannedLayer { file: file.clone(), blob: None, diff_id: diff_id.clone() })
         .collect();
-    Ok(Planned { names, digests: Vec::new(), config_bytes, config, layers })
+    Ok(Planned { names, digests: Vec::new(), config_bytes, layers })
 }

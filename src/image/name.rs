@@ -31,9 +31,10 @@ impl Name {
             return Err(bad("only ASCII letters, digits and . _ - / : @ are allowed"));
         }
         let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(Digest::parse(digest).map_err(|_| bad("what follows @ must be sha256: and 64 hex digits"))?))
-            }
+            Some((rest, digest)) => (
+                rest,
+                Some(Digest::parse(digest).map_err(|_| bad("what follows @ must be sha256: and 64 hex digits"))?),
+            ),
             None => (text, None),
         };
         // A colon after the last slash begins a tag; one before it belongs to the registry's port.
@@ -66,7 +67,9 @@ impl Name {
                 return Err(bad("letters before the tag must be lower case"));
             }
             if !valid_component(part) {
-                return Err(bad("each part between slashes must be letters and digits, joined by single . or _ or by - or __"));
+                return Err(bad(
+                    "each part between slashes must be letters and digits, joined by single . or _ or by - or __",
+                ));
             }
         }
         Ok(Name { repository: repository.to_string(), tag: tag.map(str::to_string), digest })
@@ -147,9 +150,9 @@ fn valid_component(part: &str) -> bool {
     if !bytes.first().is_some_and(|b| word(*b)) || !bytes.last().is_some_and(|b| word(*b)) {
         return false;
     }
-    bytes.split(|b| word(*b)).all(|separator| {
-        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
-    })
+    bytes
+        .split(|b| word(*b))
+        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-'))
 }
 
 /// Up to three of `names` that resemble what was asked for: same last part, or at most two letters apart.
@@ -202,8 +205,37 @@ mod tests {
     fn nonsense_is_not_a_name() {
         let long = "a".repeat(300);
         for bad in [
-            "", ":", ":tag", "a:", "a::b", "/a", "a/", "a//b", "A", "a/B", "a b", "a\n", "a\x1b[2J", "../a", "a/../b", "a/./b", "-a", "a-",
-            "a:-x", "a:.x", "a@", "a@sha256:00", "a@@", "a:x@y", "é", "a___b", "a..b", "a.com:0/x", "a.com:99999/x", "a.com:+5/x", ".com/x",
+            "",
+            ":",
+            ":tag",
+            "a:",
+            "a::b",
+            "/a",
+            "a/",
+            "a//b",
+            "A",
+            "a/B",
+            "a b",
+            "a\n",
+            "a\x1b[2J",
+            "../a",
+            "a/../b",
+            "a/./b",
+            "-a",
+            "a-",
+            "a:-x",
+            "a:.x",
+            "a@",
+            "a@sha256:00",
+            "a@@",
+            "a:x@y",
+            "é",
+            "a___b",
+            "a..b",
+            "a.com:0/x",
+            "a.com:99999/x",
+            "a.com:+5/x",
+            ".com/x",
             &long,
         ] {
             assert!(Name::parse(bad).is_err(), "{bad:?}");

@@ -76,8 +76,11 @@ impl Read for Blob<'_> {
     }
 }
 
-enum Member {
+/// What a name in an archive stands for.
+pub(super) enum Member {
+    /// Bytes of the archive.
     Data { offset: u64, size: u64 },
+    /// Another member's name.
     Link(Vec<u8>),
 }
 
@@ -167,16 +170,16 @@ impl Source {
 
 /// Opens a file, directory or pipe that the user named. A pipe without a writer blocks until one comes, as with any program.
 pub(super) fn open_input(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|e| {
-        Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0)
-    })
+    File::open(path)
+        .map_err(|e| Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0))
 }
 
 /// Copies a stream into a file without a name.
 fn spooled(mut from: impl Read, dir: BorrowedFd<'_>) -> Result<File, Error> {
     let fail = |errno| Error::io("write", "a temporary copy in the image store", errno);
     let name = tree::temporary_name();
-    let fd = path::openat(dir, &name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, 0o600).map_err(fail)?;
+    let fd = path::openat(dir, &name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, 0o600)
+        .map_err(fail)?;
     path::unlinkat(dir, &name, false).map_err(fail)?;
     let mut file = File::from(fd);
     let mut buf = vec![0; 1 << 17];

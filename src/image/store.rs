@@ -187,8 +187,7 @@ impl Store {
     /// # Errors
     /// `Store` or `Io`.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
-        let mut images =
-            self.records()?.images.iter().map(|r| self.image(r)).collect::<Result<Vec<Image>, Error>>()?;
+        let mut images = self.records()?.images.iter().map(|r| self.image(r)).collect::<Result<Vec<Image>, Error>>()?;
         images.sort_by(|a, b| (a.names.first(), &a.id).cmp(&(b.names.first(), &b.id)));
         Ok(images)
     }
@@ -360,7 +359,11 @@ impl Writer<'_> {
             let size_bytes = self
                 .layer(source, planned, &chain_id, &layers)
                 .map_err(|e| e.within(format!("layer {}", planned.diff_id)))?;
-            layers.push(LayerRecord { diff_id: planned.diff_id.to_string(), chain_id: chain_id.to_string(), size_bytes });
+            layers.push(LayerRecord {
+                diff_id: planned.diff_id.to_string(),
+                chain_id: chain_id.to_string(),
+                size_bytes,
+            });
         }
         let id = self.config(&image.config_bytes)?;
         self.record(Record {
@@ -529,7 +532,8 @@ impl Writer<'_> {
             return tree::remove(dir, name).map_err(at);
         }
         let aside = tree::temporary_name();
-        path::rename(dir, name, dir, &aside, false).map_err(|e| at(Error::io("rename", printable(name.to_bytes()), e)))?;
+        path::rename(dir, name, dir, &aside, false)
+            .map_err(|e| at(Error::io("rename", printable(name.to_bytes()), e)))?;
         tree::remove(dir, &aside).map_err(at)
     }
 
@@ -558,9 +562,8 @@ fn find<'r>(records: &'r Records, name_or_id: &str) -> Result<&'r Record, Error>
     let asked = Name::parse(name_or_id)?;
     if let Some(digest) = asked.digest() {
         let repository = asked.canonical_repository();
-        let of_repository = |r: &&Record| {
-            r.names.iter().any(|n| Name::parse(n).is_ok_and(|n| n.canonical_repository() == repository))
-        };
+        let of_repository =
+            |r: &&Record| r.names.iter().any(|n| Name::parse(n).is_ok_and(|n| n.canonical_repository() == repository));
         return all
             .iter()
             .filter(|r| r.id == digest.as_str() || r.digests.iter().any(|d| d == digest.as_str()))
@@ -610,9 +613,7 @@ fn config_name(id: &str) -> Result<CString, Error> {
 fn must_exist(path: &Path) -> Result<(), Error> {
     match std::fs::metadata(path) {
         Ok(_) => Ok(()),
-        Err(e) => {
-            Err(Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0))
-        }
+        Err(e) => Err(Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0)),
     }
 }
 

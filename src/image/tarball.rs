@@ -145,11 +145,6 @@ impl<R: Skip> Reader<R> {
         self.position
     }
 
-    /// Stored bytes of the current entry that were not read yet.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
     /// Goes to the next entry, past what was not read of this one.
     ///
     /// # Errors
@@ -188,7 +183,9 @@ impl<R: Skip> Reader<R> {
                         && global.sparse_version == (None, None)
                         && global.sparse_map.is_none();
                     if !harmless {
-                        return Err(refused("a global extended header that changes the entries after it is not supported"));
+                        return Err(refused(
+                            "a global extended header that changes the entries after it is not supported",
+                        ));
                     }
                 }
                 b'L' | b'K' => {
@@ -276,7 +273,8 @@ impl<R: Skip> Reader<R> {
         let uid = extension.uid.map_or_else(|| number(&old.uid, "owner"), Ok)?;
         let gid = extension.gid.map_or_else(|| number(&old.gid, "group"), Ok)?;
         let mtime = extension.mtime.map_or_else(|| signed(&old.mtime, "time").map(|s| (s, 0)), Ok)?;
-        let mut entry = Entry { name, link, kind, mode, uid, gid, mtime, size: 0, device, xattrs: extension.xattrs, sparse: None };
+        let mut entry =
+            Entry { name, link, kind, mode, uid, gid, mtime, size: 0, device, xattrs: extension.xattrs, sparse: None };
         if kind != Kind::File {
             // Nothing but files has data; directories may carry a size as a hint.
             return Ok(entry);
@@ -293,7 +291,12 @@ impl<R: Skip> Reader<R> {
             entry.sparse = Some(match (extension.sparse_version, extension.sparse_map) {
                 ((Some(1), Some(0)), None) => self.sparse_map_in_data()?,
                 ((None | Some(0), _), Some(map)) => map,
-                _ => return Err(refused(format!("entry {}: this kind of sparse file is not supported", printable(&entry.name)))),
+                _ => {
+                    return Err(refused(format!(
+                        "entry {}: this kind of sparse file is not supported",
+                        printable(&entry.name)
+                    )));
+                }
             });
         } else {
             self.begin_data(stored)?;
@@ -408,7 +411,9 @@ impl<R: Skip> Reader<R> {
     /// The data of an extended header or long name, whole.
     fn special(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         if size > MAX_SPECIAL {
-            return Err(refused(format!("an extended header or name of {size} bytes; at most {MAX_SPECIAL} are accepted")));
+            return Err(refused(format!(
+                "an extended header or name of {size} bytes; at most {MAX_SPECIAL} are accepted"
+            )));
         }
         self.begin_data(size)?;
         let mut text = vec![0; size as usize];
@@ -470,9 +475,6 @@ fn signed(field: &[u8], what: &str) -> Result<i64, TarError> {
         for (i, byte) in field.iter().enumerate() {
             let byte = if i == 0 && !negative { byte & 0x7f } else { *byte };
             value = value.checked_mul(256).ok_or_else(bad)? + i128::from(byte);
-            if negative && i == 0 {
-                value = -1i128 * 256 + i128::from(byte);
-            }
         }
         return i64::try_from(value).map_err(|_| bad());
     }
@@ -564,8 +566,7 @@ fn pax_record(key: &[u8], value: &[u8], out: &mut Extension) -> Result<(), TarEr
             number()?;
         }
         b"GNU.sparse.map" => {
-            let numbers: Vec<u64> =
-                value.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(bad)?;
+            let numbers: Vec<u64> = value.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(bad)?;
             let (pairs, rest) = numbers.as_chunks::<2>();
             if !rest.is_empty() || pairs.len() > MAX_SPARSE {
                 return Err(bad());
@@ -659,7 +660,9 @@ mod tests {
         assert_eq!(entry.uid, 70000);
         assert_eq!(entry.mtime, (-2, 750_000_000));
         assert_eq!(entry.xattrs, [(b"user.x".to_vec(), b"a\0b=c\n".to_vec())]);
-        for records in [&b"5 a=b\n"[..], b"6 a=b\nx", b"99 a=b\n", b"a=b\n", b" a=b\n", b"0 \n", b"4 a\n", b"16 uid=-1\n"] {
+        for records in
+            [&b"5 a=b\n"[..], b"6 a=b\nx", b"99 a=b\n", b"a=b\n", b" a=b\n", b"0 \n", b"4 a\n", b"16 uid=-1\n"]
+        {
             assert!(parse_pax(records, &mut Extension::default()).is_err(), "{}", printable(records));
         }
         let mut header = file(1 << 40);

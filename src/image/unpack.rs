@@ -75,7 +75,8 @@ impl<T> During<T> for Sys<T> {
 /// # Errors
 /// `Content` for what is refused, `Io` when the kernel refuses (a full disk is ENOSPC or EDQUOT).
 pub fn unpack<R: Skip>(archive: &mut Reader<R>, root: BorrowedFd<'_>, lower: &[OwnedFd]) -> Result<Unpacked, Error> {
-    let mut unpacker = Unpacker { root, lower, dir: None, times: Vec::new(), done: Unpacked::default(), buf: vec![0; 1 << 17] };
+    let mut unpacker =
+        Unpacker { root, lower, dir: None, times: Vec::new(), done: Unpacked::default(), buf: vec![0; 1 << 17] };
     let at_root = |errno| Error::io("prepare", "the layer's root", errno);
     path::fchmod(root, 0o755).map_err(at_root)?;
     loop {
@@ -194,7 +195,8 @@ impl Unpacker<'_> {
                 path::symlinkat(&target, parent, &name).during("make the symbolic link")?;
                 path::fchownat(parent, &name, uid, gid).during("set the owner of")?;
                 let time = timespec(entry.mtime);
-                utimensat(parent, name.as_c_str(), &time, &time, UtimensatFlags::NoFollowSymlink).during("set the time of")?;
+                utimensat(parent, name.as_c_str(), &time, &time, UtimensatFlags::NoFollowSymlink)
+                    .during("set the time of")?;
             }
             Kind::Fifo => self.node(entry, parent, &name, libc::S_IFIFO, (uid, gid))?,
             Kind::Char if entry.device == (0, 0) => {
@@ -250,7 +252,10 @@ impl Unpacker<'_> {
                 true
             }
             Some(Existing::Link) => {
-                return refused(format!("its directory {} is a symbolic link that leads to no directory of the layer", printable(prefix)));
+                return refused(format!(
+                    "its directory {} is a symbolic link that leads to no directory of the layer",
+                    printable(prefix)
+                ));
             }
             Some(Existing::Dir | Existing::Other) => {
                 return refused(format!("its directory {} is not a directory", printable(prefix)));
@@ -399,7 +404,8 @@ impl Unpacker<'_> {
                 if n == 0 {
                     return Err(Fault::Tar(TarError::Early));
                 }
-                file.write_all_at(&self.buf[..n], at).map_err(|e| Fault::Sys("write", husk_oci::errno::Sys::from(&e).0))?;
+                file.write_all_at(&self.buf[..n], at)
+                    .map_err(|e| Fault::Sys("write", husk_oci::errno::Sys::from(&e).0))?;
                 at += n as u64;
                 self.done.bytes += n as u64;
             }
@@ -413,7 +419,14 @@ impl Unpacker<'_> {
     }
 
     /// A pipe or a harmless device. Never opened: opening has effects.
-    fn node(&mut self, entry: &Entry, parent: BorrowedFd<'_>, name: &CString, kind: u32, ids: (u32, u32)) -> Result<(), Fault> {
+    fn node(
+        &mut self,
+        entry: &Entry,
+        parent: BorrowedFd<'_>,
+        name: &CString,
+        kind: u32,
+        ids: (u32, u32),
+    ) -> Result<(), Fault> {
         let device = path::makedev(entry.device.0, entry.device.1);
         path::mknodat(parent, name, kind | 0o600, device).during("make")?;
         path::fchownat(parent, name, ids.0, ids.1).during("set the owner of")?;
@@ -472,7 +485,8 @@ fn attributes(fd: BorrowedFd<'_>, entry: &Entry, (uid, gid): (u32, u32)) -> Resu
     path::fchown(fd, uid, gid).during("set the owner of")?;
     path::fchmod(fd, entry.mode).during("set the permissions of")?;
     for (name, value) in &entry.xattrs {
-        let kept = name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."));
+        let kept =
+            name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."));
         if kept {
             let name = tree::c(name).during("use an attribute's name of")?;
             xattr::fsetxattr(fd, &name, value).during("set an extended attribute of")?;

@@ -143,7 +143,8 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/:\nbad:x:4294967296:0::/:\nempty:x::::\nneg:x:-1:0::/:\n\
                           0x0:x:77:77::/:\nbroken\n\nweb:x:0:0::/:\n";
-    const GROUP: &str = "root:x:0:root\nwheel:x:10:root,web\nwww:x:34:web\nextra:x:50:web,other\nhuge:x:99999999999:web\n";
+    const GROUP: &str =
+        "root:x:0:root\nwheel:x:10:root,web\nwww:x:34:web\nextra:x:50:web,other\nhuge:x:99999999999:web\n";
 
     fn who(user: &str) -> Result<User, Error> {
         resolve(user, &|name| Ok(Some(if name == "/etc/passwd" { PASSWD } else { GROUP }.as_bytes().to_vec())))
@@ -151,7 +152,8 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let user = |uid, gid, groups: &[u32], name_was_numeric| User { uid, gid, groups: groups.to_vec(), name_was_numeric };
+        let user =
+            |uid, gid, groups: &[u32], name_was_numeric| User { uid, gid, groups: groups.to_vec(), name_was_numeric };
         assert_eq!(who("").unwrap(), user(0, 0, &[10], false));
         assert_eq!(who("root").unwrap(), user(0, 0, &[10], false));
         assert_eq!(who("web").unwrap(), user(33, 34, &[10, 50], false));
@@ -168,8 +170,31 @@ mod tests {
     #[test]
     fn what_is_no_user_never_becomes_root() {
         for bad in [
-            "4294967296", "2147483648", "4294967295", "18446744073709551616", "-1", "+0", " 0", "0 ", "0\n", "0x1", "0:", ":0", ":", "0:0:0", "0:-1",
-            "0:4294967296", "bad", "empty", "neg", "broken", "nobody", "root:nobody", "web:huge", "\u{661}", "1e3",
+            "4294967296",
+            "2147483648",
+            "4294967295",
+            "18446744073709551616",
+            "-1",
+            "+0",
+            " 0",
+            "0 ",
+            "0\n",
+            "0x1",
+            "0:",
+            ":0",
+            ":",
+            "0:0:0",
+            "0:-1",
+            "0:4294967296",
+            "bad",
+            "empty",
+            "neg",
+            "broken",
+            "nobody",
+            "root:nobody",
+            "web:huge",
+            "\u{661}",
+            "1e3",
         ] {
             let error = who(bad).expect_err(bad);
             assert_eq!(error.kind(), crate::image::Kind::User, "{bad:?}");

@@ -33,7 +33,8 @@ impl View {
     /// Of kind `Io`.
     pub fn open(layers: &[PathBuf]) -> Result<View, Error> {
         let open = |layer: &PathBuf| {
-            tree::open_dir(layer).map_err(|e| Error::io("open", format!("the layer {}", printable(layer.as_os_str().as_bytes())), e))
+            tree::open_dir(layer)
+                .map_err(|e| Error::io("open", format!("the layer {}", printable(layer.as_os_str().as_bytes())), e))
         };
         let fds = layers.iter().map(open).collect::<Result<Vec<OwnedFd>, Error>>()?;
         let failed = |errno| Error::io("look into", "the image's layers", errno);
@@ -41,7 +42,8 @@ impl View {
             [] => return Err(Error::content("an image without layers has no tree")),
             [layer] => {
                 let clone = mount::clone_tree_fd(layer.as_fd(), false).map_err(failed)?;
-                mount::mount_setattr(clone.as_fd(), SetAttr { set: ATTRIBUTES, ..SetAttr::default() }).map_err(failed)?;
+                mount::mount_setattr(clone.as_fd(), SetAttr { set: ATTRIBUTES, ..SetAttr::default() })
+                    .map_err(failed)?;
                 clone
             }
             layers => overlay(layers).map_err(failed)?,
@@ -133,7 +135,9 @@ impl View {
         let fault = |fault| Err(Error::Command { command: name.to_string(), fault });
         let (file, stat) = match self.open_regular(name) {
             Ok(found) => found,
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => return fault(CommandFault::NotFound),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {
+                return fault(CommandFault::NotFound);
+            }
             Err(errno) => return Err(Error::io("open", format!("{} of the image", printable(name.as_bytes())), errno)),
         };
         let path = name.to_string();

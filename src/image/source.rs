@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -94,16 +93,16 @@ impl Source {
     /// Opens what `path` names. A compressed archive, or one that comes out of a pipe, is first written to an unnamed file below `spool`.
     pub fn open(path: &Path, spool: BorrowedFd<'_>) -> Result<Source, Error> {
         let file = open_input(path)?;
-        let shown = printable(path.as_os_str().as_bytes());
-        let stat = path::fstat(file.as_fd()).map_err(|e| Error::io("look at", &shown, e))?;
+        let stat = path::fstat(file.as_fd()).map_err(|e| Error::io("look at", "the file", e))?;
         let mut file = match tree::kind_of(&stat) {
             libc::S_IFDIR => return Ok(Source::Dir(file.into())),
             libc::S_IFREG => file,
             libc::S_IFIFO | libc::S_IFSOCK => spooled(file, spool)?,
-            _ => return Err(Error::content(format!("{shown} is neither a directory nor a file"))),
+            _ => return Err(Error::content("is neither a directory nor a file")),
         };
         let mut head = [0u8; 6];
-        let n = file.read_at(&mut head, 0).map_err(|e| Error::io("read", &shown, husk_oci::errno::Sys::from(&e).0))?;
+        let n =
+            file.read_at(&mut head, 0).map_err(|e| Error::io("read", "the file", husk_oci::errno::Sys::from(&e).0))?;
         match compression(&head[..n]) {
             Compression::None => {}
             Compression::Gzip => {
@@ -170,8 +169,7 @@ impl Source {
 
 /// Opens a file, directory or pipe that the user named. A pipe without a writer blocks until one comes, as with any program.
 pub(super) fn open_input(path: &Path) -> Result<File, Error> {
-    File::open(path)
-        .map_err(|e| Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0))
+    File::open(path).map_err(|e| Error::io("open", "the file", husk_oci::errno::Sys::from(&e).0))
 }
 
 /// Copies a stream into a file without a name.

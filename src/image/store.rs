@@ -611,10 +611,7 @@ fn config_name(id: &str) -> Result<CString, Error> {
 
 /// Fails early for a file that is not there, without opening a pipe twice.
 fn must_exist(path: &Path) -> Result<(), Error> {
-    match std::fs::metadata(path) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0)),
-    }
+    std::fs::metadata(path).map_err(|e| Error::io("open", "the file", husk_oci::errno::Sys::from(&e).0)).map(drop)
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, Errno> {

@@ -1091,7 +1091,7 @@ fn a_load_that_is_killed_leaves_a_store_that_works() {
 fn a_full_disk_is_a_clear_error_and_leaves_nothing() {
     let scratch = Scratch::new();
     let big = Tar::new().file("a", "small").file("big", &"x".repeat(3 << 20)).bytes();
-    let image = Layout::simple("big", &[big.clone()]).tar(&scratch, "big.tar");
+    let image = Layout::simple("big", std::slice::from_ref(&big)).tar(&scratch, "big.tar");
     let rootfs = scratch.write("rootfs.tar", &big);
     let zipped = scratch.write("big.tgz", &gzip(&archive(&Layout::simple("raw", &[Tar::new().bytes(), big]).finish())));
     let place = scratch.path("small");

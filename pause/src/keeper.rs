@@ -380,7 +380,7 @@ impl Keeper {
         let whole = packet.len as usize == size_of::<Msg>() && !packet.long;
         let kind = if whole { Kind::from_u32(kind) } else { None };
         let mut came = packet.fd;
-        let mut reply = Msg { kind: Kind::Done as u32, a: 0, b: 0, pad: 0, key };
+        let mut reply = Msg::new(Kind::Done, key);
         let mut lent = -1;
         match kind {
             Some(Kind::Put) if key != 0 && !(packet.fds_lost && came >= 0) => {

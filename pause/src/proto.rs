@@ -86,6 +86,42 @@ pub struct Msg {
     pub key: u64,
 }
 
+impl Msg {
+    /// Bytes of a packet.
+    pub const BYTES: usize = 24;
+
+    /// A request, or an answer without details.
+    pub const fn new(kind: Kind, key: u64) -> Msg {
+        Msg { kind: kind as u32, a: 0, b: 0, pad: 0, key }
+    }
+
+    /// The packet, in the machine's byte order.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut packet = [0; Self::BYTES];
+        packet[0..4].copy_from_slice(&self.kind.to_ne_bytes());
+        packet[4..8].copy_from_slice(&self.a.to_ne_bytes());
+        packet[8..12].copy_from_slice(&self.b.to_ne_bytes());
+        packet[12..16].copy_from_slice(&self.pad.to_ne_bytes());
+        packet[16..24].copy_from_slice(&self.key.to_ne_bytes());
+        packet
+    }
+
+    /// The message in a packet of exactly the right length.
+    pub fn from_bytes(packet: &[u8; Self::BYTES]) -> Msg {
+        let word = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
+        let (low, high) = (word(16), word(20));
+        Msg {
+            kind: u32::from_ne_bytes(word(0)),
+            a: i32::from_ne_bytes(word(4)),
+            b: i32::from_ne_bytes(word(8)),
+            pad: i32::from_ne_bytes(word(12)),
+            key: u64::from_ne_bytes([low[0], low[1], low[2], low[3], high[0], high[1], high[2], high[3]]),
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Msg>() == Msg::BYTES);
+
 impl Kind {
     /// Decodes a number off the wire; `None` for one that no version of this table knows.
     pub const fn from_u32(n: u32) -> Option<Kind> {
@@ -103,5 +139,25 @@ impl Kind {
             35 => Kind::Exited,
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_holds_a_message_whole() {
+        let message = Msg { kind: 35, a: -7, b: i32::MAX, pad: 0, key: 0x0123_4567_89ab_cdef };
+        assert_eq!(Msg::from_bytes(&message.to_bytes()), message);
+    }
+
+    #[test]
+    fn every_kind_is_decoded_to_itself_and_nothing_else_is() {
+        let known: [u32; 11] = [1, 2, 3, 4, 5, 6, 7, 32, 33, 34, 35];
+        for n in 0..1000 {
+            assert_eq!(Kind::from_u32(n).map(|k| k as u32), known.contains(&n).then_some(n));
+        }
+        assert_eq!(Kind::from_u32(u32::MAX), None);
     }
 }

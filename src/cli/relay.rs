@@ -212,9 +212,9 @@ pub fn run(
             }
         }
         if fired[0] {
-            let (response, _) = client.receive().map_err(|e| {
-                Error::failed(format!("lost the pod's supervisor while the command ran: {}", io_text(&e)))
-            })?;
+            let (response, _) = client
+                .receive()
+                .map_err(|e| Error::failed(format!("lost the supervisor while the command ran: {}", io_text(&e))))?;
             exited = Some(match response {
                 Response::Exited { exit_code, .. } => exit_code,
                 Response::Error { message, .. } => return Err(Error::failed(message)),

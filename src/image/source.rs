@@ -90,14 +90,15 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens what `path` names. A compressed archive, or one that comes out of a pipe, is first written to an unnamed file below `spool`.
-    pub fn open(path: &Path, spool: BorrowedFd<'_>) -> Result<Source, Error> {
+    /// Opens what `path` names. A compressed archive, or one that comes out of a pipe, is first written to an unnamed file in the directory
+    /// that `spool` opens. Takes as long as a pipe's other end does.
+    pub fn open(path: &Path, spool: &dyn Fn() -> Result<OwnedFd, Error>) -> Result<Source, Error> {
         let file = open_input(path)?;
         let stat = path::fstat(file.as_fd()).map_err(|e| Error::io("look at", "the file", e))?;
         let mut file = match tree::kind_of(&stat) {
             libc::S_IFDIR => return Ok(Source::Dir(file.into())),
             libc::S_IFREG => file,
-            libc::S_IFIFO | libc::S_IFSOCK => spooled(file, spool)?,
+            libc::S_IFIFO | libc::S_IFSOCK => spooled(file, spool()?.as_fd())?,
             _ => return Err(Error::content("is neither a directory nor a file")),
         };
         let mut head = [0u8; 6];
@@ -107,7 +108,7 @@ impl Source {
             Compression::None => {}
             Compression::Gzip => {
                 let plain = flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(1 << 16, file));
-                file = spooled(plain, spool)?;
+                file = spooled(plain, spool()?.as_fd())?;
             }
             Compression::Other(name) => return Err(unsupported_compression(name)),
         }
@@ -178,7 +179,11 @@ fn spooled(mut from: impl Read, dir: BorrowedFd<'_>) -> Result<File, Error> {
     let name = tree::temporary_name();
     let fd = path::openat(dir, &name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, 0o600)
         .map_err(fail)?;
-    path::unlinkat(dir, &name, false).map_err(fail)?;
+    match path::unlinkat(dir, &name, false) {
+        // No lock is held here: whoever holds it may have swept the name already.
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(fail(errno)),
+    }
     let mut file = File::from(fd);
     let mut buf = vec![0; 1 << 17];
     loop {

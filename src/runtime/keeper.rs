@@ -9,8 +9,8 @@ use husk_pause::proto::{KEEPER_EXE_FD, KEEPER_LOCK_FD};
 use super::Error;
 use crate::cgroup::Placement;
 
-/// keeper's fd 5 at its start: the pipe on which the first supervisor says that the pod is up.
-pub const READY_FD: i32 = 5;
+/// The pipe on which the first supervisor says that the pod is up.
+pub const READY_FD: i32 = husk_pause::proto::KEEPER_READY_FD;
 
 /// What keeper is started with.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ pub struct Launch<'a> {
 /// # Errors
 /// The kernel's, with the step that failed.
 pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
-    const STEPS: [&str; 4] = ["start a session for keeper", "enter the runtime cgroup", "hand fds to keeper", "execute keeper"];
+    const STEPS: [&str; 4] =
+        ["start a session for keeper", "enter the runtime cgroup", "hand fds to keeper", "execute keeper"];
     let image = crate::embedded::memfd(c"keeper", crate::embedded::KEEPER)
         .map_err(|e| Error::io("create a memory file for keeper", &e))?;
     let (report, child_report) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for keeper's report", e))?;
@@ -52,7 +53,8 @@ pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
     ];
     let image = high(image.as_fd())?;
     let child_report = high(child_report.as_fd())?;
-    let argv = process::Strings::new(launch.argv);
+    // keeper hands on what follows its own name.
+    let argv = process::Strings::new([c"keeper".into()].into_iter().chain(launch.argv).collect());
     let env = process::Strings::new(vec![c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()]);
     let args = process::CloneArgs {
         namespaces: 0,

@@ -215,13 +215,7 @@ impl fmt::Display for ContainerLog {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 impl ContainerLog {
@@ -340,7 +334,9 @@ mod tests {
         while !rest.is_empty() {
             match fd::write(write.as_fd(), &rest[..rest.len().min(50_000)]) {
                 Ok(n) => rest = &rest[n..],
-                Err(Errno::EAGAIN) => assert_eq!(log.pump(staging, Stream::Stdout, read.as_fd()).unwrap(), Pumped::More),
+                Err(Errno::EAGAIN) => {
+                    assert_eq!(log.pump(staging, Stream::Stdout, read.as_fd()).unwrap(), Pumped::More)
+                }
                 Err(e) => panic!("{e}"),
             }
         }

@@ -72,8 +72,11 @@ fn kernel(doing: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
 }
 
 fn c_string(path: &Path) -> Result<CString, Error> {
-    CString::new(path.as_os_str().as_encoded_bytes())
-        .map_err(|_| Error::Kernel { doing: "open", path: path.to_owned(), errno: Errno::EINVAL })
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Error::Kernel {
+        doing: "open",
+        path: path.to_owned(),
+        errno: Errno::EINVAL,
+    })
 }
 
 /// Makes the directory of an emptyDir on disk: 0777 whatever the umask says. One that is there already is kept as it is.
@@ -81,7 +84,8 @@ fn c_string(path: &Path) -> Result<CString, Error> {
 /// # Errors
 /// The file system's.
 pub fn empty_dir(dir: &Path) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::Kernel { doing: "create volume", path: dir.to_owned(), errno: Sys::from(&e).0 };
+    let failed =
+        |e: std::io::Error| Error::Kernel { doing: "create volume", path: dir.to_owned(), errno: Sys::from(&e).0 };
     match std::fs::DirBuilder::new().mode(0o777).create(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
@@ -116,7 +120,11 @@ pub fn host_path(host_path: &Path, typ: &str, create: bool) -> Result<Option<Own
         Err(Errno::ENOENT) if matches!(typ, "DirectoryOrCreate" | "FileOrCreate") && !create => return Ok(None),
         Err(Errno::ENOENT) if typ == "DirectoryOrCreate" => {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(host_path);
-            made.map_err(|e| Error::Kernel { doing: "create hostPath", path: host_path.to_owned(), errno: Sys::from(&e).0 })?;
+            made.map_err(|e| Error::Kernel {
+                doing: "create hostPath",
+                path: host_path.to_owned(),
+                errno: Sys::from(&e).0,
+            })?;
             open()
         }
         Err(Errno::ENOENT) if typ == "FileOrCreate" => {
@@ -241,7 +249,8 @@ mod tests {
         let root = std::fs::File::open(&volume).unwrap();
         for link in ["abs", "rel", "abs/passwd", "rel/x"] {
             if let Ok(fd) = sub_path(root.as_fd(), link) {
-                let target = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
+                let target =
+                    std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
                 assert!(target.starts_with(&volume), "{link} leads to {}", target.display());
             }
         }

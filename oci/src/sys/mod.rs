@@ -11,6 +11,7 @@ pub mod clock;
 pub mod cred;
 pub mod fd;
 pub mod mount;
+pub mod net;
 pub mod path;
 pub mod process;
 pub mod seccomp;

@@ -16,6 +16,7 @@ mod init;
 mod mount;
 mod plan;
 mod rlimit;
+pub mod sandbox;
 pub mod spawn;
 mod spec;
 pub mod sys;

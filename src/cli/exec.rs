@@ -87,6 +87,10 @@ impl Exec {
         let raw = if self.tty && self.stdin && std::io::stdin().is_terminal() { Some(RawMode::enter()?) } else { None };
         let ended = relay::run(&mut client, streams, signals.as_ref(), raw.as_ref());
         drop(raw);
+        let ended = ended.map_err(|error| match error {
+            Error::Failed { message } => Error::failed(format!("pod {pod}: exec: {message}")),
+            other => other,
+        });
         match ended? {
             relay::Ended::Exited(code) => Ok(u8::try_from(code).unwrap_or(OURS)),
             relay::Ended::Signal(number) => Ok(128u8.saturating_add(u8::try_from(number).unwrap_or(127))),

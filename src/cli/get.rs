@@ -156,7 +156,7 @@ impl Get {
                 cells
             })
             .collect();
-        out.table(if self.no_headers { &[] } else { &header }, &rows)
+        if self.no_headers { out.rows(&header, &rows) } else { out.table(&header, &rows) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a container's log: CRI lines in `<n>.log`, older ones in `<n>.log.1` (the youngest) to `<n>.log.<k>` (the oldest).
+//! Reads a container's log: CRI lines in `<n>.log`, older ones in `<n>.log.1` (the youngest) to `<n>.log.4` (the oldest).
 //!
 //! A line is `TIME STREAM TAG TEXT`; the tag `F` ends a line of the container's output, `P` continues in the stream's next entry.
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::Error;
+use crate::supervisor::log::FILES;
 
 /// One entry of a log file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,20 +80,19 @@ impl LogReader {
 
     /// Whether this instance has, or had, a log.
     pub fn exists(directory: &Path, attempt: u32) -> bool {
-        directory.join(format!("{attempt}.log")).exists() || directory.join(format!("{attempt}.log.1")).exists()
+        directory.join(format!("{attempt}.log")).exists()
     }
 
     /// The files that are younger than `known`, oldest first; all of them when it is not among them.
     fn newer_than(&self, known: Option<(u64, u64)>) -> Result<VecDeque<OpenFile>, Error> {
         let mut files: VecDeque<OpenFile> = VecDeque::new();
         // From the youngest to the oldest: one that is renamed meanwhile is met twice, none is missed.
-        for number in 0.. {
+        for number in 0..FILES {
             let path = self.path(number);
             let file = match File::open(&path) {
                 Ok(file) => file,
-                // The writer has set the current file aside and not yet made the next one.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && number == 0 => continue,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => break,
+                // The writer is between two of its renames, or was killed there.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(failed("open", &path, &e)),
             };
             let metadata = file.metadata().map_err(|e| failed("look at", &path, &e))?;
@@ -100,7 +100,7 @@ impl LogReader {
             if Some(id) == known {
                 break;
             }
-            if files.front().is_none_or(|other| other.id != id) {
+            if files.iter().all(|other| other.id != id) {
                 files.push_front(OpenFile { reader: BufReader::with_capacity(64 * 1024, file), id });
             }
         }
@@ -322,6 +322,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_missing_among_the_old_files_is_no_end() {
+        let dir = Dir::new("missing");
+        dir.write("0.log.3", 0..1);
+        dir.write("0.log.1", 1..2);
+        assert_eq!(lines(&mut LogReader::open(&dir.0, 0).expect("open")), numbered(0..2));
+    }
+
+    #[test]
     fn half_an_entry_is_kept_until_its_end_comes() {
         let dir = Dir::new("half");
         let path = dir.0.join("0.log");
@@ -331,7 +339,12 @@ mod tests {
         File::options().append(true).open(&path).expect("open").write_all(b"cd\n2026").expect("write");
         assert_eq!(lines(&mut reader), ["abcd"]);
         let mut rest = Vec::new();
-        reader.finish(|entry| Ok(rest.extend_from_slice(entry.text))).expect("finish");
+        reader
+            .finish(|entry| {
+                rest.extend_from_slice(entry.text);
+                Ok(())
+            })
+            .expect("finish");
         assert_eq!(rest, b"2026");
     }
 

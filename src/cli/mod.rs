@@ -9,6 +9,7 @@ mod error;
 mod exec;
 mod gc;
 mod get;
+mod image;
 mod log_reader;
 mod logs;
 mod names;
@@ -78,7 +79,9 @@ enum Command {
     Delete(delete::Delete),
     /// Wait until pods are as asked
     Wait(wait::Wait),
-    /// Remove what pods left behind that ended without their supervisor
+    /// Load, import, list and remove images
+    Image(image::Image),
+    /// Remove what pods left behind that were killed with their keeper
     Gc(gc::Gc),
     /// Print the version
     Version(version::Version),
@@ -143,6 +146,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Exec(command) => command.run(&context),
         Command::Delete(command) => command.run(&context),
         Command::Wait(command) => command.run(&context),
+        Command::Image(command) => command.run(&context),
         Command::Gc(command) => command.run(&context),
         Command::Version(command) => command.run(),
     }

@@ -63,6 +63,15 @@ impl Out {
         self.raw(text.as_bytes())
     }
 
+    /// The rows of [`Out::table`], laid out the same, without the header.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn rows(&mut self, header: &[&str], rows: &[Vec<Cell>]) -> Result<(), Error> {
+        let text = table(header, rows, self.colour);
+        self.raw(text.split_once('\n').map_or("", |(_, rows)| rows).as_bytes())
+    }
+
     /// Hands everything to the kernel.
     ///
     /// # Errors

@@ -206,15 +206,15 @@ pub fn run(
                 (true, false) => output.write()?,
             }
         }
-        if let Some(signals) = signals {
-            if let Some(number) = handle_signals(signals, streams.master.as_ref(), raw)? {
-                return Ok(Ended::Signal(number));
-            }
+        if let Some(signals) = signals
+            && let Some(number) = handle_signals(signals, streams.master.as_ref(), raw)?
+        {
+            return Ok(Ended::Signal(number));
         }
         if fired[0] {
-            let (response, _) = client.receive().map_err(|e| {
-                Error::failed(format!("lost the pod's supervisor while the command ran: {}", io_text(&e)))
-            })?;
+            let (response, _) = client
+                .receive()
+                .map_err(|e| Error::failed(format!("lost the supervisor while the command ran: {}", io_text(&e))))?;
             exited = Some(match response {
                 Response::Exited { exit_code, .. } => exit_code,
                 Response::Error { message, .. } => return Err(Error::failed(message)),

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, PodSpec, 
 /// One default differs: `imagePullPolicy` becomes `IfNotPresent` even for `:latest`, since images come from the local store only.
 pub fn default(pod: &mut Pod) {
     let meta = &mut pod.metadata;
-    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    fill(&mut meta.namespace, "default");
+    meta.uid.take_if(|uid| uid.is_empty());
     meta.creation_timestamp = None;
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
@@ -22,10 +23,17 @@ pub fn default(pod: &mut Pod) {
     }
 }
 
+/// An empty string is how an API server sees a field that was left out.
+fn fill(field: &mut Option<String>, value: &str) {
+    if field.as_deref().is_none_or(str::is_empty) {
+        *field = Some(value.to_owned());
+    }
+}
+
 fn default_spec(spec: &mut PodSpec) {
-    spec.restart_policy.get_or_insert_with(|| "Always".to_owned());
+    fill(&mut spec.restart_policy, "Always");
     spec.termination_grace_period_seconds.get_or_insert(30);
-    spec.dns_policy.get_or_insert_with(|| "ClusterFirst".to_owned());
+    fill(&mut spec.dns_policy, "ClusterFirst");
     spec.enable_service_links.get_or_insert(true);
     if spec.service_account_name.is_none() {
         // The old name of the same field.
@@ -46,18 +54,18 @@ fn default_spec(spec: &mut PodSpec) {
 }
 
 fn default_container(c: &mut Container, host_network: bool) {
-    c.image_pull_policy.get_or_insert_with(|| "IfNotPresent".to_owned());
-    c.termination_message_path.get_or_insert_with(|| "/dev/termination-log".to_owned());
-    c.termination_message_policy.get_or_insert_with(|| "File".to_owned());
+    fill(&mut c.image_pull_policy, "IfNotPresent");
+    fill(&mut c.termination_message_path, "/dev/termination-log");
+    fill(&mut c.termination_message_policy, "File");
     for port in c.ports.iter_mut().flatten() {
-        port.protocol.get_or_insert_with(|| "TCP".to_owned());
+        fill(&mut port.protocol, "TCP");
         if host_network && port.host_port.is_none_or(|p| p == 0) {
             port.host_port = Some(port.container_port);
         }
     }
     for env in c.env.iter_mut().flatten() {
         if let Some(field) = env.value_from.as_mut().and_then(|v| v.field_ref.as_mut()) {
-            field.api_version.get_or_insert_with(|| "v1".to_owned());
+            fill(&mut field.api_version, "v1");
         }
     }
     if let Some(resources) = &mut c.resources
@@ -116,7 +124,7 @@ mod tests {
     fn what_was_given_stays_and_what_a_server_wrote_goes() {
         let pod = defaulted(
             "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: other, uid: u, resourceVersion: '5', creationTimestamp: '2024-01-01T00:00:00Z', generation: 3}, \
-             spec: {hostNetwork: true, restartPolicy: Never, terminationGracePeriodSeconds: 0, initContainers: [{name: i, image: x, imagePullPolicy: Never, ports: [{containerPort: 80}]}], containers: []}}",
+             spec: {hostNetwork: true, restartPolicy: Never, dnsPolicy: '', terminationGracePeriodSeconds: 0, initContainers: [{name: i, image: x, imagePullPolicy: Never, ports: [{containerPort: 80}]}], containers: []}}",
         );
         assert_eq!(pod.metadata.uid.as_deref(), Some("u"));
         assert_eq!(pod.metadata.namespace.as_deref(), Some("other"));
@@ -125,6 +133,7 @@ mod tests {
         let spec = pod.spec.expect("spec");
         assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
         assert_eq!(spec.termination_grace_period_seconds, Some(0));
+        assert_eq!(spec.dns_policy.as_deref(), Some("ClusterFirst"));
         let init = &spec.init_containers.expect("init")[0];
         assert_eq!(init.image_pull_policy.as_deref(), Some("Never"));
         assert_eq!(init.ports.as_ref().expect("ports")[0].host_port, Some(80));

@@ -11,6 +11,7 @@ mod selector;
 mod validate;
 mod volumes;
 
+pub use command::Node;
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
 pub use quantity::{Quantity, QuantityError, quantity};

@@ -115,7 +115,9 @@ fn read_document(document: Value, place: &str, found: &mut Vec<Pod>) -> Result<(
         ("List" | "PodList", "v1") => {
             let items = object.remove("items").unwrap_or_default();
             if let Some(key) = object.keys().find(|k| !matches!(k.as_str(), "kind" | "apiVersion" | "metadata")) {
-                return Err(unknown_field("", key));
+                let mut path = String::new();
+                join(&mut path, key);
+                return Err(unknown_field("", &path));
             }
             let Value::Array(items) = items else {
                 return Err(kind_error(place, format!("items of the {kind} must be a list")));
@@ -209,7 +211,7 @@ fn read_pod(mut object: Map<String, Value>, base: &str) -> Result<Pod, ErrorKind
 }
 
 fn join(path: &mut String, key: &str) {
-    if key.is_empty() || key.contains(['.', '[', ']']) || key.chars().any(char::is_control) {
+    if key.is_empty() || key.contains(['.', '[', ']']) || key.escape_debug().any(|c| c == '\\') {
         path.push_str(&format!("[{key:?}]"));
     } else {
         if !path.is_empty() {

@@ -231,6 +231,12 @@ impl World {
                 self.last_exit[index] = Some(ended.clone());
                 assert!(apply_exit(&self.record, &mut self.status, index, ended.clone()));
                 assert!(!apply_exit(&self.record, &mut self.status, index, ended));
+                if self.status.deletion.is_some() {
+                    assert!(
+                        matches!(self.status.containers[index].state, State::Terminated(_)),
+                        "no restart is promised"
+                    );
+                }
                 self.settle();
             }
         }
@@ -293,6 +299,11 @@ impl World {
                 self.now_ns += self.random.below(next - self.now_ns);
                 self.random_event();
             } else {
+                if next > self.now_ns {
+                    // One nanosecond early nothing is due.
+                    self.now_ns = next - 1;
+                    assert_eq!(self.settle(), wake);
+                }
                 self.now_ns = next;
                 self.ends();
             }

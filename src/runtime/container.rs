@@ -168,6 +168,7 @@ fn create_in(
         sibling: true,
         die_with_parent: pod.host_pid.unwrap_or(false),
         attach_at: c"/root",
+        seccomp: None,
     })
     .map_err(host)?;
     Ok(Created { id, process, output: stdio.map(|p| [p.out_read, p.err_read]), start })
@@ -228,8 +229,9 @@ fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
     // The merged root shows the upper directory's permissions and owner: those of the image's root are meant.
     if let Some(top) = lower.first() {
         let meta = path::fstat(top.as_fd()).map_err(|e| Error::sys("look at the image's root", e))?;
-        let set = path::fchmodat(nix::fcntl::AT_FDCWD, &c_string(&upper)?, meta.st_mode & 0o7777)
-            .and_then(|()| path::fchownat(nix::fcntl::AT_FDCWD, &c_string(&upper)?, meta.st_uid, meta.st_gid));
+        let name = c_string(&upper)?;
+        let set = path::fchmodat(nix::fcntl::AT_FDCWD, &name, meta.st_mode & 0o7777)
+            .and_then(|()| path::fchownat(nix::fcntl::AT_FDCWD, &name, meta.st_uid, meta.st_gid));
         set.map_err(|e| Error::sys(format_args!("set up {}", upper.display()), e))?;
     }
     let (upper, work) = (open(&upper)?, open(&work)?);

@@ -32,7 +32,7 @@ pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result
     let deadline = Instant::now() + PATIENCE;
     loop {
         if !is_live(roots, &entry.uid)? {
-            let driver = Cgroupfs::new().map_err(|e| Error::Host { what: e.to_string() })?;
+            let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
             return match remove::collect(roots, &driver, &entry.uid) {
                 Ok(_) => Ok(()),
                 Err(errors) => Err(join(&errors)),
@@ -44,7 +44,11 @@ pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result
             // The records go with the supervisor's last act; what is left when keeper is gone is ours.
             Ok(_) => wait_until_unlocked(&dir),
             Err(e) if Instant::now() > deadline => {
-                let what = format!("its supervisor does not answer: {}; see supervisor.log in {}", husk_oci::errno::io_text(&e), dir.display());
+                let what = format!(
+                    "its supervisor does not answer: {}; see supervisor.log in {}",
+                    husk_oci::errno::io_text(&e),
+                    dir.display()
+                );
                 return Err(Error::Pod { pod: entry.full_name(), what });
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -59,9 +63,7 @@ fn join(errors: &[Error]) -> Error {
 fn is_live(roots: &Roots, uid: &str) -> Result<bool, Error> {
     Ok(match roots.look(uid)? {
         Some(crate::state::Listed::Pod(entry)) => entry.live,
-        Some(
-            crate::state::Listed::Unfinished { live, .. } | crate::state::Listed::Unreadable { live, .. },
-        ) => live,
+        Some(crate::state::Listed::Unfinished { live, .. } | crate::state::Listed::Unreadable { live, .. }) => live,
         None => false,
     })
 }

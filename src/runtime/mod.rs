@@ -23,6 +23,6 @@ pub use run::{RunOutcome, run};
 /// # Errors
 /// The lists cannot be read, or there are no cgroups. What could not be removed is in the report.
 pub fn gc(roots: &crate::state::Roots) -> Result<GcReport, Error> {
-    let driver = crate::cgroup::Cgroupfs::new().map_err(|e| Error::Host { what: e.to_string() })?;
+    let driver = crate::cgroup::Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     remove::gc(roots, &driver)
 }

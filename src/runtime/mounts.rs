@@ -102,8 +102,13 @@ pub fn container(
         let file = name_dir(roots, record.uid()).join(name);
         let opened = volume::host_path(&file, "File", false).map_err(|e| Error::Host { what: e.to_string() })?;
         let fd = opened.ok_or_else(|| Error::Host { what: format!("{} is gone", file.display()) })?;
-        let origin = Origin::Detached(volume::detached(fd.as_fd(), &file, false).map_err(|e| Error::Host { what: e.to_string() })?);
-        all.push(spec::bind(&destination, &file.to_string_lossy(), &["bind", "ro", "nosuid", "nodev", "noexec"])?, origin);
+        let origin = Origin::Detached(
+            volume::detached(fd.as_fd(), &file, false).map_err(|e| Error::Host { what: e.to_string() })?,
+        );
+        all.push(
+            spec::bind(&destination, &file.to_string_lossy(), &["bind", "ro", "nosuid", "nodev", "noexec"])?,
+            origin,
+        );
     }
     let volumes = record.pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let mut ordered = asked.clone();

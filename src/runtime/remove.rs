@@ -86,7 +86,11 @@ pub fn pod(
             errors.push(e.into());
         }
     }
-    driver.remove_empty_parents(&cgroups[0]);
+    for path in &cgroups {
+        if let Err(e) = driver.remove_empty_parents(path) {
+            errors.push(Error::Host { what: e.to_string() });
+        }
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
@@ -155,7 +159,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         }
     }
     orphans(roots, &known, &mut report)?;
-    driver.remove_empty_parents(&format!("{}/runtime/x", roots.cgroup_parent()));
+    if let Err(e) = driver.remove_empty_parents(&format!("{}/runtime/x", roots.cgroup_parent())) {
+        report.failed.push(Error::Host { what: e.to_string() });
+    }
     Ok(report)
 }
 

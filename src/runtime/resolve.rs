@@ -21,7 +21,9 @@ fn node() -> manifest::Node {
 /// The host's memory, bytes; `MemTotal` of `/proc/meminfo`.
 pub fn memory_capacity_bytes() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let kib = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 
@@ -45,8 +47,10 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut views = HashMap::new();
     let mut containers = Vec::new();
-    let lists =
-        [("initContainers", ContainerKind::Init, spec.init_containers.as_deref().unwrap_or_default()), ("containers", ContainerKind::App, &spec.containers)];
+    let lists = [
+        ("initContainers", ContainerKind::Init, spec.init_containers.as_deref().unwrap_or_default()),
+        ("containers", ContainerKind::App, &spec.containers),
+    ];
     for (list, kind, all) in lists {
         for (index, c) in all.iter().enumerate() {
             let field = format!("pod {name}: spec.{list}[{index}]");
@@ -92,7 +96,8 @@ fn container(
     let view = &views[&image.id];
     let field_error = |e: manifest::FieldError| Error::Image { field: format!("{field}.{}", e.path), what: e.message };
     let declared = manifest::command::env(c, pod, node()).map_err(field_error)?;
-    let argv = manifest::command::argv(c, &image.config.entrypoint, &image.config.cmd, &declared).map_err(field_error)?;
+    let argv =
+        manifest::command::argv(c, &image.config.entrypoint, &image.config.cmd, &declared).map_err(field_error)?;
     let hostname = hostname(pod);
     let env = manifest::command::environment(&image.config.env, &declared, &hostname, c.tty.unwrap_or(false));
     let cwd = match (c.working_dir.as_deref(), image.config.working_dir.as_str()) {
@@ -140,7 +145,8 @@ fn identity(pod: &Pod, c: &Container, image: &Image, view: &View) -> Result<Iden
     let found: User = view.resolve_user(&text).map_err(|e| (source, e.to_string()))?;
     let mut groups = found.groups;
     for group in of_pod.supplemental_groups.iter().flatten() {
-        let group = u32::try_from(*group).map_err(|_| ("securityContext.supplementalGroups", format!("{group} is no group id")))?;
+        let group = u32::try_from(*group)
+            .map_err(|_| ("securityContext.supplementalGroups", format!("{group} is no group id")))?;
         if !groups.contains(&group) {
             groups.push(group);
         }
@@ -167,7 +173,8 @@ fn executable(c: &Container, view: &View, argv: &[String], cwd: &str, env: &[Str
     let Some(command) = argv.first() else { return Err("is empty, and so are the image's entrypoint and cmd".into()) };
     let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let mounted = |place: &str| {
-        let below = |m: &str| place == m || place.strip_prefix(m.trim_end_matches('/')).is_some_and(|r| r.starts_with('/'));
+        let below =
+            |m: &str| place == m || place.strip_prefix(m.trim_end_matches('/')).is_some_and(|r| r.starts_with('/'));
         c.volume_mounts.iter().flatten().any(|m| below(&m.mount_path))
     };
     let covered = if command.starts_with('/') {

@@ -40,7 +40,7 @@ pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Erro
     let uid = pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string()).clone();
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     let record = resolve::pod(roots, &store, pod, owner)?;
-    let driver = Cgroupfs::new().map_err(|e| Error::Host { what: e.to_string() })?;
+    let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     roots.prepare()?;
     for _ in 0..TRIES {
         match roots.reserve(record.namespace(), record.name(), &uid)? {
@@ -73,12 +73,7 @@ fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
     Ok(RunOutcome { uid: entry.uid.clone(), created: false, warnings: Vec::new() })
 }
 
-fn start(
-    roots: &Roots,
-    driver: &Cgroupfs,
-    record: &PodRecord,
-    reservation: Reservation,
-) -> Result<RunOutcome, Error> {
+fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
     let uid = record.uid();
     let dir = reservation.dir.clone();
     let started = prepare(roots, driver, record, reservation);
@@ -93,7 +88,9 @@ fn start(
             wait_until_unlocked(&dir);
             if let Err(more) = remove::collect(roots, driver, uid) {
                 let left: Vec<String> = more.iter().map(ToString::to_string).collect();
-                return Err(Error::Host { what: format!("{error}; and what was made could not be removed: {}", left.join("; ")) });
+                return Err(Error::Host {
+                    what: format!("{error}; and what was made could not be removed: {}", left.join("; ")),
+                });
             }
             Err(error)
         }
@@ -117,7 +114,13 @@ fn prepare(
     let placement = enter(driver, &runtime)?;
     let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for the supervisor's answer", e))?;
     let argument = |p: &Path| CString::new(p.as_os_str().as_bytes());
-    let argv = [CString::new("husk"), CString::new("supervisor"), argument(&roots.root), argument(&roots.state), CString::new(record.uid())];
+    let argv = [
+        CString::new("husk"),
+        CString::new("supervisor"),
+        argument(&roots.root),
+        argument(&roots.state),
+        CString::new(record.uid()),
+    ];
     let argv = argv.into_iter().collect::<Result<Vec<_>, _>>();
     let argv = argv.map_err(|_| Error::Internal { what: "a NUL byte in a path".into() })?;
     keeper::launch(keeper::Launch {
@@ -151,7 +154,9 @@ fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error
         Ok(Ready::Failed { message }) => Err(Error::Host { what: message }),
         // The first supervisor was killed before it could say anything; if keeper lives, so does the pod, under the next one.
         Err(_) => match Lock::attempt(dir, LockMode::Shared) {
-            Ok(None) => Ok(vec!["the pod's first supervisor died while it started the pod; its successor goes on".into()]),
+            Ok(None) => {
+                Ok(vec!["the pod's first supervisor died while it started the pod; its successor goes on".into()])
+            }
             _ => {
                 let log = std::fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
                 let last = log.lines().last().unwrap_or("keeper died before a supervisor could answer");

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::supervisor::watch::watch;
 use husk_oci::sandbox as oci;
 use husk_oci::sys::process::ns;
 use k8s_openapi::api::core::v1::PodSpec;
-use tokio::io::unix::AsyncFd;
 
 use super::{Error, container, mounts, remove, resolve};
 use crate::cgroup::CgroupDriver;
@@ -59,10 +59,11 @@ fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>
     }
     let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the manifest".into() });
     let hostname = if off(spec.host_network) { Some(text(resolve::hostname(&record.pod))?) } else { None };
-    let mut tmpfs = vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777 }];
+    let mut tmpfs =
+        vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777, noexec: true }];
     for v in spec.volumes.iter().flatten().filter(|v| manifest::is_memory(v)) {
         let size_bytes = manifest::memory_volume_bytes(v).map_err(host)?;
-        tmpfs.push(oci::Tmpfs { path: text(mounts::memory_volume(&v.name))?, size_bytes, mode: 0o777 });
+        tmpfs.push(oci::Tmpfs { path: text(mounts::memory_volume(&v.name))?, size_bytes, mode: 0o777, noexec: false });
     }
     let security = spec.security_context.as_ref();
     let mut sysctls = Vec::new();
@@ -90,7 +91,7 @@ fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>
 /// A step of its set-up failed.
 pub async fn finish(mut launching: oci::Launching) -> Result<(oci::Held, Vec<String>), Error> {
     let copy = std::os::fd::AsFd::as_fd(&launching).try_clone_to_owned().map_err(|e| Error::io("watch pause", &e))?;
-    let watched = AsyncFd::new(copy).map_err(|e| Error::io("watch pause", &e))?;
+    let watched = watch(copy).map_err(|e| Error::io("watch pause", &e))?;
     loop {
         if let Some((held, warnings)) = launching.next().map_err(host)? {
             return Ok((held, warnings));

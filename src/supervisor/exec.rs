@@ -39,9 +39,10 @@ pub fn target(record: &PodRecord, status: &Status, name: Option<&str>) -> Result
         State::Waiting { ref reason, .. } => {
             Err(format!("container {} is not running: it waits ({reason})", record.containers[index].name))
         }
-        State::Terminated(ref exit) => {
-            Err(format!("container {} is not running: it ended with exit code {}", record.containers[index].name, exit.exit_code))
-        }
+        State::Terminated(ref exit) => Err(format!(
+            "container {} is not running: it ended with exit code {}",
+            record.containers[index].name, exit.exit_code
+        )),
     }
 }
 
@@ -70,24 +71,27 @@ pub fn create(
         (false, [input, output, errors]) => spawn::Stdio::Fds([input.as_fd(), output.as_fd(), errors.as_fd()]),
         (_, other) => return Err(host(&format!("exec: {} fds came with the request", other.len()))),
     };
-    exec::create(&exec::Exec {
+    exec::exec(&exec::Exec {
         process: &process,
-        pidfd,
+        container: spawn::Join { pidfd, user: false },
         cgroup: spawn::Placement {
             into_cgroup: placement.into_cgroup.as_ref().map(AsFd::as_fd),
             tasks: &placement.tasks,
         },
         stdio,
+        start: None,
         sibling: true,
+        die_with_parent: false,
+        seccomp: None,
     })
     .map_err(|e| host(&e))
 }
 
 /// What `husk exec` exits with when the process could not be executed: 127 not found, 126 not executable, 125 ours.
-pub fn exit_code(e: &husk_oci::Error) -> i32 {
+pub fn exit_code(e: &husk_oci::error::Error) -> i32 {
     match e.kind() {
-        husk_oci::Kind::NotFound => 127,
-        husk_oci::Kind::NotExecutable => 126,
+        husk_oci::error::Kind::NotFound => 127,
+        husk_oci::error::Kind::NotExecutable => 126,
         _ => 125,
     }
 }

@@ -19,6 +19,7 @@ pub mod pod;
 pub mod server;
 pub mod slots;
 pub mod streams;
+pub mod watch;
 
 use crate::runtime::Error;
 use crate::runtime::keeper::READY_FD;

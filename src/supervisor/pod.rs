@@ -19,6 +19,7 @@ use super::log::{ContainerLog, Staging, Stream};
 use super::server::{Command, bind_socket, serve};
 use super::slots::{self, Part};
 use super::streams::{SharedStaging, pump};
+use super::watch::watch;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::pod::{self, Action, Now};
 use crate::runtime::{Error, container, remove, sandbox};
@@ -88,8 +89,9 @@ impl Pod {
     /// # Errors
     /// keeper does not answer, or the records cannot be read.
     pub fn new(roots: Roots, dir: PodDir, mut keeper: Keeper, ready: Option<OwnedFd>) -> Result<Pod, Error> {
-        let (record, status) = dir.read()?.ok_or(Error::Internal { what: format!("no records in {}", dir.path.display()) })?;
-        let driver = Cgroupfs::new().map_err(|e| Error::Host { what: e.to_string() })?;
+        let (record, status) =
+            dir.read()?.ok_or(Error::Internal { what: format!("no records in {}", dir.path.display()) })?;
+        let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
         let io = |doing: &'static str| move |e: std::io::Error| Error::io(doing, &e);
         let copy = keeper.as_fd().try_clone_to_owned().map_err(io("duplicate the socket to keeper"))?;
         let staging = staging(&mut keeper)?;
@@ -101,7 +103,7 @@ impl Pod {
             record,
             status,
             driver: Rc::new(driver),
-            keeper_ready: AsyncFd::new(copy).map_err(io("watch the socket to keeper"))?,
+            keeper_ready: watch(copy).map_err(io("watch the socket to keeper"))?,
             keeper,
             staging: Rc::new(RefCell::new(staging)),
             pause: None,
@@ -133,7 +135,8 @@ impl Pod {
         };
         match settled {
             Ok(wake) => {
-                self.answer_run(&Ready::Started { warnings: std::mem::take(&mut self.warnings) });
+                let warnings = std::mem::take(&mut self.warnings);
+                self.answer_run(&Ready::Started { warnings });
                 let mut wake = wake;
                 while !self.over {
                     self.wait(wake).await?;
@@ -184,7 +187,8 @@ impl Pod {
         for warning in warnings {
             self.warn(warning);
         }
-        let ticks = start_ticks(held.pid).ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
+        let ticks =
+            start_ticks(held.pid).ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
         self.status.sandbox =
             Some(Sandbox { pid: held.pid, start_ticks: ticks, ready_at: jiff::Timestamp::now(), ended: false });
         self.pause = Some(held.pidfd);
@@ -234,7 +238,9 @@ impl Pod {
                 let _ = fd::write(start.as_fd(), b"1");
             }
             let mut pumps = Vec::new();
-            for (part, stream) in [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)] {
+            for (part, stream) in
+                [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)]
+            {
                 if let Some(pipe) = self.keeper_get(slots::of(index, attempt, part))? {
                     pumps.push((stream, pipe));
                 }
@@ -280,7 +286,8 @@ impl Pod {
     /// Starts the log pumps of one instance.
     fn pumps(&self, index: usize, attempt: u32, pipes: Vec<(Stream, OwnedFd)>) -> Result<Vec<JoinHandle<()>>, Error> {
         let dir = std::path::Path::new(&self.record.log_dir).join(&self.record.containers[index].name);
-        let log = ContainerLog::open(&dir, attempt).map_err(|e| Error::io(format_args!("open log in {}", dir.display()), &e))?;
+        let log = ContainerLog::open(&dir, attempt)
+            .map_err(|e| Error::io(format_args!("open log in {}", dir.display()), &e))?;
         let log = Rc::new(RefCell::new(log));
         let start = |(stream, pipe): (Stream, OwnedFd)| {
             fd::set_nonblocking(pipe.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
@@ -368,7 +375,9 @@ impl Pod {
         let at = |state: &State| matches!(state, State::Running { pid, .. } if *pid == exited.pid);
         if let Some(index) = self.status.containers.iter().position(|c| at(&c.state)) {
             self.container_exited(index, exited).await;
-        } else if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
+            return Ok(());
+        }
+        if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
             self.pause = None;
             pod::apply_sandbox_end(&self.record, &mut self.status);
             self.unsaved = true;
@@ -539,7 +548,7 @@ impl Pod {
         }
         let pid = process.pid;
         let ticks = start_ticks(pid).ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
-        let pidfd = process.pidfd.try_clone().map_err(|e| Error::io("duplicate a pidfd", &e))?;
+        let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| Error::io("duplicate a pidfd", &e))?;
         let pumps = self.pumps(index, attempt, pipes)?;
         self.live[index] = Some(Live { pidfd, pumps });
         let before = self.status.clone();
@@ -581,10 +590,14 @@ impl Pod {
         }
         for index in signals {
             if let Some(live) = &self.live[index]
-                && let Err(e) = process::pidfd_send_signal(live.pidfd.as_fd(), self.record.containers[index].stop_signal)
+                && let Err(e) =
+                    process::pidfd_send_signal(live.pidfd.as_fd(), self.record.containers[index].stop_signal)
                 && e != nix::errno::Errno::ESRCH
             {
-                say("error", format_args!("stop container {}: {}", self.record.containers[index].name, husk_oci::errno::Sys(e)));
+                say(
+                    "error",
+                    format_args!("stop container {}: {}", self.record.containers[index].name, husk_oci::errno::Sys(e)),
+                );
             }
         }
     }
@@ -696,7 +709,7 @@ impl Pod {
                 Event::Failed(e) => return Err((super::exec::exit_code(&e), format!("container {name}: {e}"))),
             }
         }
-        let pidfd = process.pidfd.try_clone().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
+        let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
         Ok((process.pid, terminal, pidfd))
     }
 }
@@ -704,7 +717,11 @@ impl Pod {
 /// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one.
 fn staging(keeper: &mut Keeper) -> Result<Staging, Error> {
     let [a, b, c] = slots::STAGING;
-    let kept = (keeper.get(a).map_err(keeper_error)?, keeper.get(b).map_err(keeper_error)?, keeper.get(c).map_err(keeper_error)?);
+    let kept = (
+        keeper.get(a).map_err(keeper_error)?,
+        keeper.get(b).map_err(keeper_error)?,
+        keeper.get(c).map_err(keeper_error)?,
+    );
     let io = |e: std::io::Error| Error::io("set up the log writer", &e);
     if let (Some(read), Some(write), Some(journal)) = kept {
         let mut staging = Staging::from_fds(read, write, journal).map_err(io)?;
@@ -723,7 +740,8 @@ fn keeper_error(e: impl std::fmt::Display) -> Error {
 
 /// A process of the records as a pidfd. keeper has not reaped it, so the pid is still its own; the start time is looked at all the same.
 fn open_process(pid: i32, ticks: u64) -> Result<OwnedFd, Error> {
-    let pidfd = process::pidfd_open(pid).map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?;
+    let pidfd =
+        process::pidfd_open(pid).map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?;
     match start_ticks(pid) {
         Some(found) if found == ticks => Ok(pidfd),
         _ => Err(Error::Host { what: format!("process {pid} is not the one of the records") }),
@@ -744,16 +762,16 @@ async fn rest(how_long: Option<Duration>) {
 
 /// The next report of a process that is being made.
 async fn event(process: &mut Starting) -> Result<Event, Error> {
-    let host = |e: husk_oci::Error| Error::Host { what: e.to_string() };
-    if let Some(event) = process.next().map_err(host)? {
+    let host = |e: husk_oci::error::Error| Error::Host { what: e.to_string() };
+    if let Some(event) = process.next_event().map_err(host)? {
         return Ok(event);
     }
     let copy = process.as_fd().try_clone_to_owned().map_err(|e| Error::io("watch a new process", &e))?;
-    let watched = AsyncFd::new(copy).map_err(|e| Error::io("watch a new process", &e))?;
+    let watched = watch(copy).map_err(|e| Error::io("watch a new process", &e))?;
     let wait = async {
         loop {
             let mut guard = watched.readable().await.map_err(|e| Error::io("watch a new process", &e))?;
-            match process.next().map_err(host)? {
+            match process.next_event().map_err(host)? {
                 Some(event) => return Ok(event),
                 None => guard.clear_ready(),
             }
@@ -761,7 +779,9 @@ async fn event(process: &mut Starting) -> Result<Event, Error> {
     };
     match tokio::time::timeout(CREATE_PATIENCE, wait).await {
         Ok(event) => event,
-        Err(_) => Err(Error::Host { what: format!("its set-up takes longer than {} s, given up", CREATE_PATIENCE.as_secs()) }),
+        Err(_) => {
+            Err(Error::Host { what: format!("its set-up takes longer than {} s, given up", CREATE_PATIENCE.as_secs()) })
+        }
     }
 }
 
@@ -802,4 +822,3 @@ async fn remove_dir(dir: &std::path::Path) {
         Err(e) => say("warn", format_args!("{e}, continuing; it goes with the pod")),
     }
 }
-

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::client::{PACKET_LIMIT, SOCKET_NAME, address};
 use super::control::{Request, Response};
+use super::watch::watch;
 
 /// One request and the way back to who asked.
 #[derive(Debug)]
@@ -30,12 +31,8 @@ pub struct Command {
 /// # Errors
 /// The file system's.
 pub fn bind_socket(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     match nix::unistd::unlinkat(dir, SOCKET_NAME, nix::unistd::UnlinkatFlags::NoRemoveDir) {
         Err(nix::errno::Errno::ENOENT) | Ok(()) => {}
         Err(e) => return Err(e.into()),
@@ -47,7 +44,7 @@ pub fn bind_socket(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Accepts connections for ever.
 pub async fn serve(listener: OwnedFd, commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {
-    let listener = AsyncFd::new(listener)?;
+    let listener = watch(listener)?;
     loop {
         let mut guard = listener.readable().await?;
         match accept(listener.as_fd()) {
@@ -77,7 +74,7 @@ async fn try_converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Comma
     if getsockopt(&connection, PeerCredentials)?.uid() != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let connection = AsyncFd::new(connection)?;
+    let connection = watch(connection)?;
     let Some((packet, fds)) = receive(&connection).await? else { return Ok(()) };
     let (reply, mut answers) = mpsc::unbounded_channel();
     match serde_json::from_slice::<Request>(&packet) {

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
 use super::log::{ContainerLog, Pumped, Staging, Stream};
+use super::watch::watch;
 
 /// How long a pump waits before it tries a write again that failed (a full disk). The container blocks meanwhile; nothing is lost.
 const RETRY: Duration = Duration::from_millis(250);
@@ -27,7 +27,7 @@ pub fn pump(
     stream: Stream,
     pipe: OwnedFd,
 ) -> io::Result<JoinHandle<()>> {
-    let pipe = AsyncFd::new(pipe)?;
+    let pipe = watch(pipe)?;
     Ok(tokio::task::spawn_local(async move {
         let mut complained = false;
         loop {
@@ -42,7 +42,11 @@ pub fn pump(
                 }
                 Err(e) => {
                     if !complained {
-                        eprintln!("error: write log of {}: {}, trying again", log.borrow(), husk_oci::errno::io_text(&e));
+                        eprintln!(
+                            "error: write log of {}: {}, trying again",
+                            log.borrow(),
+                            husk_oci::errno::io_text(&e)
+                        );
                         complained = true;
                     }
                     tokio::time::sleep(RETRY).await;

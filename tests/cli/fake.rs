@@ -9,7 +9,8 @@ use husk::state::record::{PodRecord, Status};
 use husk::state::{Lock, Roots};
 use husk::supervisor::control::{Request, Response};
 use husk_oci::sys::fd;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept, bind, listen, socket};
+use husk_oci::sys::socket::accept;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use serde_json::{Value, json};
 
 use crate::Husk;
@@ -86,10 +87,12 @@ impl FakePod {
     }
 
     pub fn in_namespace(husk: &Husk, name: &str, namespace: &str) -> FakePod {
-        let roots =
-            Roots::new(&husk.directory.join("root"), &husk.directory.join("state")).expect("plain directories");
+        let roots = Roots::new(&husk.directory.join("root"), &husk.directory.join("state")).expect("plain directories");
         roots.prepare().expect("make the directories");
-        let uid = format!("00000000-0000-4000-8000-{:0>12}", name.bytes().map(|byte| format!("{:x}", byte % 16)).collect::<String>());
+        let uid = format!(
+            "00000000-0000-4000-8000-{:0>12}",
+            name.bytes().map(|byte| format!("{:x}", byte % 16)).collect::<String>()
+        );
         let Ok(Reserved::New(reservation)) = roots.reserve(namespace, name, &uid) else { panic!("{name} is taken") };
         let directory = PodDir::open(reservation.dir.clone()).expect("open");
         let container = |name: &str, kind: &str| {
@@ -113,9 +116,7 @@ impl FakePod {
 
     /// Writes the status: `main` in this state, the other container running, and what `change` does to it.
     pub fn status(&self, main: Value, change: impl FnOnce(&mut Value)) {
-        let container = |name: &str, kind: &str, state: Value| {
-            json!({"name": name, "kind": kind, "attempt": 0, "state": state, "last": null, "backoff": null})
-        };
+        let container = |name: &str, kind: &str, state: Value| json!({"name": name, "kind": kind, "attempt": 0, "state": state, "last": null, "backoff": null});
         let mut status = json!({
             "version": 1, "boot_id": husk::state::boot_id().expect("a boot id"), "start_time": "2026-01-01T00:00:00Z",
             "sandbox": {"pid": 1, "start_ticks": 1, "ready_at": "2026-01-01T00:00:00Z", "ended": false},
@@ -155,14 +156,15 @@ impl FakePod {
 
     /// Plays the supervisor for one request.
     pub fn serve(&self, play: impl FnOnce(Conversation) + Send + 'static) -> JoinHandle<()> {
-        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        let listener =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
         let path = self.roots.pod_dir(&self.uid).join("control.sock");
         let _ = std::fs::remove_file(&path);
         bind(listener.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("bind");
         listen(&listener, Backlog::new(4).expect("a number")).expect("listen");
         std::thread::spawn(move || {
-            let accepted = accept(listener.as_raw_fd()).expect("accept");
-            let socket = fd::inherit(accepted).expect("a socket of ours");
+            let socket = accept(listener.as_fd()).expect("accept");
+            fd::set_nonblocking(socket.as_fd(), false).expect("make it block");
             let mut buffer = vec![0; 128 << 10];
             let got = fd::recv(socket.as_fd(), &mut buffer, false).expect("receive");
             let request = serde_json::from_slice(&buffer[..got.len]).expect("a request");

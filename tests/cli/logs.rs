@@ -72,12 +72,8 @@ fn following_crosses_rotations_and_ends_with_the_container() {
     let husk = Husk::new("follow");
     let pod = FakePod::new(&husk, "web");
     pod.log("0.log", &line(1, "F", "one"));
-    let mut child = husk
-        .command()
-        .args(["logs", "web", "-c", "main", "-f"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("start husk");
+    let mut child =
+        husk.command().args(["logs", "web", "-c", "main", "-f"]).stdout(Stdio::piped()).spawn().expect("start husk");
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut next = || {
         let mut line = String::new();

@@ -12,7 +12,11 @@ fn the_table_is_kubectls() {
     let web = FakePod::new(&husk, "web");
     let _db = FakePod::in_namespace(&husk, "db", "storage");
     let words = |text: &str| -> Vec<Vec<String>> {
-        text.lines().map(|line| line.split("   ").map(|word| word.trim().into()).filter(|word: &String| !word.is_empty()).collect()).collect()
+        text.lines()
+            .map(|line| {
+                line.split("   ").map(|word| word.trim().into()).filter(|word: &String| !word.is_empty()).collect()
+            })
+            .collect()
     };
     let table = husk.call(&["get", "pods"]);
     let rows = words(&table.is(0).stdout);
@@ -69,7 +73,11 @@ fn json_and_yaml_are_pods_of_kubernetes() {
     let text = husk.call(&["get", "pod", "web", "-o", "yaml"]);
     let yaml: Pod = serde_saphyr::from_str(&text.is(0).stdout).expect("YAML");
     assert_eq!(json, yaml);
-    assert!(text.stdout.starts_with("apiVersion: v1\n") || text.stdout.contains("\napiVersion: v1\n"), "{}", text.stdout);
+    assert!(
+        text.stdout.starts_with("apiVersion: v1\n") || text.stdout.contains("\napiVersion: v1\n"),
+        "{}",
+        text.stdout
+    );
     let status = json.status.expect("a status");
     assert_eq!(status.phase.as_deref(), Some("Running"));
     assert_eq!(status.container_statuses.map(|statuses| statuses.len()), Some(2));
@@ -112,7 +120,9 @@ fn describe_tells_what_there_is_to_know_and_nothing_escapes() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
     }
-    for other in [&["describe", "web"][..], &["describe", "pod/web"], &["describe", "pods"], &["describe", "-l", "app=web"]] {
+    for other in
+        [&["describe", "web"][..], &["describe", "pod/web"], &["describe", "pods"], &["describe", "-l", "app=web"]]
+    {
         assert_eq!(&husk.call(other).is(0).stdout, text, "{other:?}");
     }
 }

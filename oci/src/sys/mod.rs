@@ -4,18 +4,20 @@
 //! * Nothing here allocates, logs or takes a lock: a child may call everything between `clone3(2)` and `execve(2)`.
 //! * No policy and no invented path. Multiplexed calls are cut up into one function per meaning.
 //!
-//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`seccomp`], [`term`], [`clock`].
+//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`seccomp`], [`term`], [`clock`], [`xattr`].
 #![allow(unsafe_code)]
 
 pub mod clock;
 pub mod cred;
 pub mod fd;
 pub mod mount;
+pub mod net;
 pub mod path;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
 pub mod term;
+pub mod xattr;
 
 pub use nix::errno::Errno;
 

@@ -54,6 +54,11 @@ fn check_annotations(annotations: &Option<BTreeMap<String, String>>, r: &mut Rep
         size += key.len() + value.len();
         // Kubernetes lets the prefix of an annotation have capitals.
         r.name("metadata.annotations", &key.to_lowercase(), names::qualified);
+        // The old form of appArmorProfile, which the kubelet still obeys.
+        r.refuse(
+            format!("metadata.annotations[{key:?}]"),
+            key.starts_with("container.apparmor.security.beta.kubernetes.io/"),
+        );
     }
     if size > MAX_ANNOTATIONS_BYTES {
         r.add(

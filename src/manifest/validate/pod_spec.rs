@@ -77,13 +77,10 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
             "there is no API server to issue a token; set it to false or remove it",
         );
     }
-    if let Some(policy) = dns_policy
-        && policy != "ClusterFirst"
-    {
-        r.add(
-            at("dnsPolicy"),
-            format!("{policy:?} is not supported yet; remove it: /etc/resolv.conf stays the image's"),
-        );
+    // Without a cluster's DNS all three mean the host's resolv.conf, as for the kubelet.
+    match dns_policy.as_deref() {
+        Some("None") => r.add(at("dnsPolicy"), "None needs dnsConfig, which is not supported yet; remove it"),
+        _ => r.word(at("dnsPolicy"), dns_policy, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]),
     }
     if *host_users == Some(false) {
         r.add(at("hostUsers"), "user namespaces are not supported yet; remove it or set it to true");

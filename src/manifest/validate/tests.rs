@@ -97,6 +97,10 @@ fn metadata_is_checked() {
             ("name: a, labels: {'-x': a}", "metadata.labels"),
             ("name: a, labels: {x: 'a b'}", "metadata.labels[\"x\"]"),
             ("name: a, annotations: {'a b': x}", "metadata.annotations"),
+            (
+                "name: a, annotations: {container.apparmor.security.beta.kubernetes.io/c: runtime/default}",
+                "metadata.annotations[\"container.apparmor.security.beta.kubernetes.io/c\"]",
+            ),
         ],
     );
     accepted(
@@ -120,6 +124,7 @@ fn pod_fields_that_are_not_supported_are_refused_by_path() {
             ("automountServiceAccountToken: true", "spec.automountServiceAccountToken"),
             ("dnsConfig: {}", "spec.dnsConfig"),
             ("dnsPolicy: None", "spec.dnsPolicy"),
+            ("dnsPolicy: Custom", "spec.dnsPolicy"),
             ("ephemeralContainers: [{name: e, image: x}]", "spec.ephemeralContainers"),
             ("hostAliases: [{ip: 1.2.3.4}]", "spec.hostAliases"),
             ("hostUsers: false", "spec.hostUsers"),
@@ -155,7 +160,7 @@ fn pod_fields_of_a_scheduler_are_accepted() {
             "shareProcessNamespace: true, hostname: web, hostUsers: true, os: {name: linux}",
             "affinity: {nodeAffinity: {}}, nodeSelector: {a: b}, tolerations: [{operator: Exists}], schedulerName: x, nodeName: here, priority: 5, preemptionPolicy: Never",
             "automountServiceAccountToken: false, serviceAccountName: a, enableServiceLinks: false, imagePullSecrets: [{name: s}], topologySpreadConstraints: []",
-            "terminationGracePeriodSeconds: 0, restartPolicy: OnFailure, dnsPolicy: ClusterFirst, initContainers: [], ephemeralContainers: []",
+            "terminationGracePeriodSeconds: 0, restartPolicy: OnFailure, dnsPolicy: Default, initContainers: [], ephemeralContainers: []",
         ],
     );
 }
@@ -449,4 +454,19 @@ fn security_contexts_are_checked() {
         |x| container_in(x, "securityContext: {runAsNonRoot: true, runAsUser: 0},"),
         &["securityContext: {runAsUser: 5}"],
     );
+}
+
+#[test]
+fn every_example_of_the_project_is_valid() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    let files = std::fs::read_dir(dir).expect("examples").map(|f| f.expect("entry").path());
+    let yaml: Vec<_> = files.filter(|f| f.extension().is_some_and(|e| e == "yaml")).collect();
+    assert!(!yaml.is_empty());
+    for file in yaml {
+        let bytes = std::fs::read(&file).expect("readable");
+        for mut pod in parse(&bytes, &file.to_string_lossy()).unwrap_or_else(|e| panic!("{e}")) {
+            default(&mut pod);
+            validate(&pod).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        }
+    }
 }

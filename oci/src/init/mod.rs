@@ -65,6 +65,8 @@ pub(crate) struct Held<'p> {
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
     cwd: Option<OwnedFd>,
+    /// The tmpfs with the cgroup hierarchies.
+    cgroup: Option<OwnedFd>,
     /// The verified `/dev/null`, to hide files with.
     null: Option<OwnedFd>,
     /// An attached empty read-only tmpfs, to hide directories with.

@@ -314,33 +314,21 @@ impl<'a> Builder<'_, 'a> {
             self.steps.push(v2(to));
             return Ok(());
         };
-        let at = to.container_path.clone();
-        let place = |name: &str| target("linux cgroup mount", &format!("{at}/{name}"), true);
-        let again = target("linux cgroup mount", &at, true)?;
         self.steps.push(Step::MountNew {
             target: to,
             fstype: c"tmpfs".into(),
             source: c"tmpfs".into(),
             flags: (flags | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC) & !libc::MS_RDONLY,
             data: Some(c"mode=755,size=64k".into()),
-            keep: None,
+            keep: Some(Keep::Cgroup),
         });
         for h in list {
-            let target = place(&h.name)?;
-            self.steps.push(match &h.v1 {
-                None => v2(target),
-                Some(data) => Step::MountNew {
-                    target,
-                    fstype: c"cgroup".into(),
-                    source: c"cgroup".into(),
-                    flags,
-                    data: Some(cstring("linux cgroup mount", data)?),
-                    keep: None,
-                },
-            });
+            let field = "linux cgroup mount";
+            let v1 = h.v1.as_deref().map(|data| cstring(field, data)).transpose()?;
+            self.steps.push(Step::CgroupHierarchy { name: cstring(field, &h.name)?, v1, flags });
         }
         if flags & libc::MS_RDONLY != 0 {
-            self.steps.push(Step::RemountReadonly { target: again });
+            self.steps.push(Step::CgroupReadonly);
         }
         Ok(())
     }

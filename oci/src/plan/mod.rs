@@ -84,6 +84,8 @@ pub(crate) enum Keep {
     Sys,
     Dev,
     Pts,
+    /// The tmpfs that holds the v1 hierarchies.
+    Cgroup,
 }
 
 /// One thing the child does.
@@ -145,10 +147,14 @@ pub(crate) enum Step {
         from: Origin,
         changes: Vec<Change>,
     },
-    /// Makes a mount read-only after things were put into it.
-    RemountReadonly {
-        target: Target,
+    /// One v1 hierarchy (`None` = the v2 tree) in the tmpfs for them. Its root is that of the cgroup namespace.
+    CgroupHierarchy {
+        name: CString,
+        v1: Option<CString>,
+        flags: c_ulong,
     },
+    /// After the directories were made in it.
+    CgroupReadonly,
     /// Opens `/dev` of the image, when no file system is mounted there.
     OpenDev {
         target: Target,

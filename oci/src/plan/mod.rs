@@ -1,12 +1,14 @@
 //! From a spec to a flat list of steps: everything that can fail by thought fails here, everything that has to be allocated is
 //! allocated here. The list is what `init` walks and what the parent makes its sentences from.
 //!
-//! Files: this one has the types; `container` and `process` fill the list; `describe` turns a step into words; `fds` is the
+//! Files: this one has the types; `container`, `devices` and `process` fill the list; `cgroup` knows the
+//! host's hierarchies; `describe` turns a step into words; `fds` is the
 //! table of what the child keeps open.
 
 pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod describe;
+mod devices;
 pub(crate) mod fds;
 pub(crate) mod process;
 

@@ -24,7 +24,6 @@ pub(super) struct Planned {
     /// Of the manifest and of the indexes that led to it.
     pub digests: Vec<Digest>,
     pub config_bytes: Vec<u8>,
-    pub config: config::Parsed,
     /// Bottom first.
     pub layers: Vec<PlannedLayer>,
 }
@@ -272,7 +271,7 @@ fn oci_image(source: &Source, descriptor: &Descriptor, name: &Option<Name>, dept
             Ok(PlannedLayer { file: blob_name(&digest), blob: Some((digest, layer.size)), diff_id: diff_id.clone() })
         })
         .collect::<Result<_, Error>>()?;
-    Ok(Planned { names: name.iter().cloned().collect(), digests: vec![digest], config_bytes, config, layers })
+    Ok(Planned { names: name.iter().cloned().collect(), digests: vec![digest], config_bytes, layers })
 }
 
 fn check_layers(count: usize, config: &config::Parsed) -> Result<(), Error> {
@@ -342,5 +341,5 @@ fn docker_image(source: &Source, config_file: &str, files: &[String], names: Vec
         .zip(&config.diff_ids)
         .map(|(file, diff_id)| PlannedLayer { file: file.clone(), blob: None, diff_id: diff_id.clone() })
         .collect();
-    Ok(Planned { names, digests: Vec::new(), config_bytes, config, layers })
+    Ok(Planned { names, digests: Vec::new(), config_bytes, layers })
 }

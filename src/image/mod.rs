@@ -15,9 +15,9 @@ mod name;
 mod platform;
 mod source;
 mod store;
-mod tarball;
+pub mod tarball;
 mod tree;
-mod unpack;
+pub mod unpack;
 mod user;
 mod view;
 

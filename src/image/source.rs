@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -76,8 +75,11 @@ impl Read for Blob<'_> {
     }
 }
 
-enum Member {
+/// What a name in an archive stands for.
+pub(super) enum Member {
+    /// Bytes of the archive.
     Data { offset: u64, size: u64 },
+    /// Another member's name.
     Link(Vec<u8>),
 }
 
@@ -88,24 +90,25 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens what `path` names. A compressed archive, or one that comes out of a pipe, is first written to an unnamed file below `spool`.
-    pub fn open(path: &Path, spool: BorrowedFd<'_>) -> Result<Source, Error> {
+    /// Opens what `path` names. A compressed archive, or one that comes out of a pipe, is first written to an unnamed file in the directory
+    /// that `spool` opens. Takes as long as a pipe's other end does.
+    pub fn open(path: &Path, spool: &dyn Fn() -> Result<OwnedFd, Error>) -> Result<Source, Error> {
         let file = open_input(path)?;
-        let shown = printable(path.as_os_str().as_bytes());
-        let stat = path::fstat(file.as_fd()).map_err(|e| Error::io("look at", &shown, e))?;
+        let stat = path::fstat(file.as_fd()).map_err(|e| Error::io("look at", "the file", e))?;
         let mut file = match tree::kind_of(&stat) {
             libc::S_IFDIR => return Ok(Source::Dir(file.into())),
             libc::S_IFREG => file,
-            libc::S_IFIFO | libc::S_IFSOCK => spooled(file, spool)?,
-            _ => return Err(Error::content(format!("{shown} is neither a directory nor a file"))),
+            libc::S_IFIFO | libc::S_IFSOCK => spooled(file, spool()?.as_fd())?,
+            _ => return Err(Error::content("is neither a directory nor a file")),
         };
         let mut head = [0u8; 6];
-        let n = file.read_at(&mut head, 0).map_err(|e| Error::io("read", &shown, husk_oci::errno::Sys::from(&e).0))?;
+        let n =
+            file.read_at(&mut head, 0).map_err(|e| Error::io("read", "the file", husk_oci::errno::Sys::from(&e).0))?;
         match compression(&head[..n]) {
             Compression::None => {}
             Compression::Gzip => {
                 let plain = flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(1 << 16, file));
-                file = spooled(plain, spool)?;
+                file = spooled(plain, spool()?.as_fd())?;
             }
             Compression::Other(name) => return Err(unsupported_compression(name)),
         }
@@ -167,8 +170,7 @@ impl Source {
 
 /// Opens a file, directory or pipe that the user named. A pipe without a writer blocks until one comes, as with any program.
 pub(super) fn open_input(path: &Path) -> Result<File, Error> {
-    File::open(path)
-        .map_err(|e| Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0))
+    File::open(path).map_err(|e| Error::io("open", "the file", husk_oci::errno::Sys::from(&e).0))
 }
 
 /// Copies a stream into a file without a name.
@@ -177,7 +179,11 @@ fn spooled(mut from: impl Read, dir: BorrowedFd<'_>) -> Result<File, Error> {
     let name = tree::temporary_name();
     let fd = path::openat(dir, &name, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW, 0o600)
         .map_err(fail)?;
-    path::unlinkat(dir, &name, false).map_err(fail)?;
+    match path::unlinkat(dir, &name, false) {
+        // No lock is held here: whoever holds it may have swept the name already.
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(fail(errno)),
+    }
     let mut file = File::from(fd);
     let mut buf = vec![0; 1 << 17];
     loop {

@@ -144,10 +144,11 @@ impl Store {
     /// Of kind `Content`, `Unsupported`, `Platform` or `Name` for what is in the file; `Io`; `Store`. The store is as before.
     pub fn load(&self, from: &Path) -> Result<Vec<Image>, Error> {
         let at = |e: Error| e.within(format!("load {}", printable(from.as_os_str().as_bytes())));
-        // Before anything is made: a file that is not there changes nothing.
-        must_exist(from).map_err(at)?;
+        // Read and understood before the lock is taken: a slow pipe keeps nobody waiting, and a bad file changes nothing.
+        let source = Source::open(from, &|| self.directory()).map_err(at)?;
+        let planned = load::plan(&source).map_err(at)?;
         let mut writer = self.writer()?;
-        let result = writer.load(from);
+        let result = writer.load(&source, &planned);
         writer.settle(result).map_err(at)
     }
 
@@ -229,7 +230,8 @@ impl Store {
         }
     }
 
-    fn writer(&self) -> Result<Writer<'_>, Error> {
+    /// Opens `images/`, made where it is missing.
+    fn directory(&self) -> Result<OwnedFd, Error> {
         let fail = |errno| Error::io("open", self.dir.display(), errno);
         let root = self.dir.parent().unwrap_or(Path::new("/"));
         std::fs::DirBuilder::new()
@@ -238,7 +240,12 @@ impl Store {
             .create(root)
             .map_err(|e| Error::io("make", root.display(), husk_oci::errno::Sys::from(&e).0))?;
         let root = tree::open_dir(root).map_err(fail)?;
-        let dir = tree::private_dir(root.as_fd(), c"images").map_err(fail)?;
+        tree::private_dir(root.as_fd(), c"images").map_err(fail)
+    }
+
+    fn writer(&self) -> Result<Writer<'_>, Error> {
+        let fail = |errno| Error::io("open", self.dir.display(), errno);
+        let dir = self.directory()?;
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW;
         let file = path::openat(dir.as_fd(), c"lock", flags, 0o600).map_err(fail)?;
         let file = std::fs::File::from(file);
@@ -307,13 +314,11 @@ impl Store {
 }
 
 impl Writer<'_> {
-    fn load(&mut self, from: &Path) -> Result<Vec<Image>, Error> {
-        let source = Source::open(from, self.dir.as_fd())?;
-        let planned = load::plan(&source)?;
+    fn load(&mut self, source: &Source, planned: &[Planned]) -> Result<Vec<Image>, Error> {
         let mut ids = Vec::new();
-        for image in &planned {
+        for image in planned {
             let label = image.names.first().map_or_else(|| "the image without a name".to_string(), Name::display);
-            ids.push(self.add(&source, image).map_err(|e| e.within(label))?);
+            ids.push(self.add(source, image).map_err(|e| e.within(label))?);
         }
         self.publish()?;
         ids.iter().map(|id| self.image(id)).collect()
@@ -607,14 +612,6 @@ fn layer_name(chain_id: &str) -> Result<CString, Error> {
 
 fn config_name(id: &str) -> Result<CString, Error> {
     tree::c(format!("{}.json", Digest::parse(id)?.hex())).map_err(|e| Error::io("name", "a configuration", e))
-}
-
-/// Fails early for a file that is not there, without opening a pipe twice.
-fn must_exist(path: &Path) -> Result<(), Error> {
-    match std::fs::metadata(path) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::io("open", printable(path.as_os_str().as_bytes()), husk_oci::errno::Sys::from(&e).0)),
-    }
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, Errno> {

@@ -145,11 +145,6 @@ impl<R: Skip> Reader<R> {
         self.position
     }
 
-    /// Stored bytes of the current entry that were not read yet.
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
     /// Goes to the next entry, past what was not read of this one.
     ///
     /// # Errors
@@ -402,12 +397,12 @@ impl<R: Skip> Reader<R> {
             return Ok(None);
         }
         let old = tar::Header::from_byte_slice(&block).as_old();
-        let expected = number(&old.cksum, "checksum")?;
+        let expected = number(&old.cksum, "checksum").ok();
         // The sum is taken with the field itself as blanks; some old programs summed signed bytes.
         let others = block[..148].iter().chain(&block[156..]);
         let unsigned: u64 = others.clone().map(|b| u64::from(*b)).sum::<u64>() + 8 * 32;
         let signed: i64 = others.map(|b| i64::from(b.cast_signed())).sum::<i64>() + 8 * 32;
-        if unsigned != expected && i64::try_from(expected) != Ok(signed) {
+        if expected.is_none_or(|sum| sum != unsigned && i64::try_from(sum) != Ok(signed)) {
             return Err(refused(format!("not a tar header at byte {}", self.position - BLOCK as u64)));
         }
         Ok(Some(block))
@@ -480,9 +475,6 @@ fn signed(field: &[u8], what: &str) -> Result<i64, TarError> {
         for (i, byte) in field.iter().enumerate() {
             let byte = if i == 0 && !negative { byte & 0x7f } else { *byte };
             value = value.checked_mul(256).ok_or_else(bad)? + i128::from(byte);
-            if negative && i == 0 {
-                value = -1i128 * 256 + i128::from(byte);
-            }
         }
         return i64::try_from(value).map_err(|_| bad());
     }

@@ -24,8 +24,11 @@ struct Passwd<'a> {
     gid: u32,
 }
 
-/// Resolves `user`; `read` gets a file of the image, if it is there.
-pub(super) fn resolve(user: &str, read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>) -> Result<User, Error> {
+/// What a file of the image says, if it is there.
+pub(super) type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, Error> + 'a;
+
+/// Resolves `user` by the image's files.
+pub(super) fn resolve(user: &str, read: &ReadFile<'_>) -> Result<User, Error> {
     let fail = |why: String| Error::User { user: user.to_string(), why };
     let bad = |why: &str| Err(fail(why.to_string()));
     let (who, group) = match user.split_once(':') {

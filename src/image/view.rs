@@ -46,7 +46,7 @@ impl View {
                     .map_err(failed)?;
                 clone
             }
-            layers => overlay(layers).map_err(failed)?,
+            fds => overlay(layers, fds).map_err(failed)?,
         };
         Ok(View { root })
     }
@@ -188,57 +188,64 @@ fn join(dir: &str, name: &str) -> String {
     }
 }
 
-fn numbered(fd: &OwnedFd) -> CString {
-    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits have no NUL")
+fn numbered(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn joined(fds: &[OwnedFd]) -> Result<CString, Errno> {
+    tree::c(fds.iter().map(numbered).collect::<Vec<_>>().join(":"))
 }
 
 /// The layers one above the other, read-only. By number, since a path may contain what overlayfs takes for a separator.
-fn overlay(layers: &[OwnedFd]) -> Result<OwnedFd, Errno> {
-    let names: Vec<CString> = layers.iter().map(numbered).collect();
-    let joined = names.iter().map(|n| n.to_string_lossy().into_owned()).collect::<Vec<_>>().join(":");
-    let joined = CString::new(joined).map_err(|_| Errno::EINVAL)?;
+fn overlay(layers: &[PathBuf], fds: &[OwnedFd]) -> Result<OwnedFd, Errno> {
     let fs = mount::fsopen(c"overlay")?;
+    let joined = joined(fds)?;
     // fsconfig(2) takes strings of up to 255 bytes.
-    if joined.as_bytes().len() < 256 {
-        mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &joined)?;
-    } else {
-        for name in &names {
-            match mount::fsconfig_set_string(fs.as_fd(), c"lowerdir+", name) {
+    let many = joined.as_bytes().len() > 255;
+    if many {
+        for fd in fds {
+            match mount::fsconfig_set_string(fs.as_fd(), c"lowerdir+", &tree::c(numbered(fd))?) {
                 Ok(()) => {}
                 // KERNEL(6.8): `lowerdir+` is not known before.
-                Err(Errno::EINVAL) => return overlay_by_mount(&names[0], &joined),
+                Err(Errno::EINVAL) => return overlay_by_mount(layers),
                 Err(errno) => return Err(errno),
             }
         }
+    } else {
+        mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &joined)?;
     }
     match mount::fsconfig_create(fs.as_fd()) {
         Ok(()) => mount::fsmount(fs.as_fd(), ATTRIBUTES),
         // KERNEL(6.5): overlayfs collected its options unseen, so that an unknown one is refused only here.
-        Err(Errno::EINVAL) if joined.as_bytes().len() >= 256 => overlay_by_mount(&names[0], &joined),
+        Err(Errno::EINVAL) if many => overlay_by_mount(layers),
         Err(errno) => Err(errno),
     }
 }
 
 /// KERNEL(6.8): only `mount(2)` takes many layers, a page of options at once. It needs a place, so a helper mounts in a namespace of its own and
 /// takes a detached clone out of it before the namespace ends.
-fn overlay_by_mount(place: &CString, lower: &CString) -> Result<OwnedFd, Errno> {
-    let options = CString::new([b"lowerdir=", lower.as_bytes()].concat()).map_err(|_| Errno::EINVAL)?;
+fn overlay_by_mount(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
+    let paths = layers.iter().map(|l| tree::c(l.as_os_str().as_bytes())).collect::<Result<Vec<CString>, Errno>>()?;
+    let place = paths.first().ok_or(Errno::EINVAL)?;
     let mut result = Err(Errno::ECHILD);
+    // The helper shares our memory while we wait for it: it may allocate.
     let pid = process::vfork_helper(false, || {
         result = (|| {
             process::unshare(process::ns::MOUNT)?;
             mount::set_propagation(c"/", mount::Propagation::Private, true)?;
+            // Opened here: overlayfs takes layers of its caller's mount namespace only.
+            let fds = paths
+                .iter()
+                .map(|p| path::openat(path::CWD, p, libc::O_PATH | libc::O_DIRECTORY, 0))
+                .collect::<Result<Vec<OwnedFd>, Errno>>()?;
+            let options = tree::c([b"lowerdir=", joined(&fds)?.as_bytes()].concat())?;
             mount::mount_at(c"overlay", place, c"overlay", libc::MS_RDONLY, Some(&options))?;
-            // The number leads to the layer beneath; `..` from a name in it would not come back up to the mount.
-            let mut buf = [0u8; libc::PATH_MAX as usize];
-            let len = path::readlinkat(path::CWD, place, &mut buf[..libc::PATH_MAX as usize - 1])?.len();
-            let real = std::ffi::CStr::from_bytes_until_nul(&buf[..=len]).map_err(|_| Errno::ENAMETOOLONG)?;
-            let clone = mount::clone_tree(path::CWD, real, false)?;
+            let clone = mount::clone_tree(path::CWD, place, false)?;
             mount::mount_setattr(clone.as_fd(), SetAttr { set: ATTRIBUTES, ..SetAttr::default() })?;
             Ok(clone)
         })();
     })?;
-    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None)?;
+    while nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
     result
 }
 
@@ -272,10 +279,7 @@ mod tests {
             assert_eq!(view.read_file("same", 10).unwrap(), b"0");
         };
         check(&View::open(&layers).unwrap());
-        let fds: Vec<OwnedFd> = layers.iter().map(|l| tree::open_dir(l).unwrap()).collect();
-        let names: Vec<CString> = fds.iter().map(numbered).collect();
-        let joined = names.iter().map(|n| n.to_str().unwrap()).collect::<Vec<_>>().join(":");
-        let root = overlay_by_mount(&names[0], &CString::new(joined).unwrap()).unwrap();
+        let root = overlay_by_mount(&layers).unwrap();
         check(&View { root });
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains("husk-view-"), "{mounts}");

@@ -417,3 +417,152 @@ fn changes(o: &Options) -> Vec<Change> {
     let nothing = |c: &Change| c.set == 0 && c.clear == 0 && c.propagation.is_none();
     [whole, top].into_iter().filter(|c| !nothing(c)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::spawn::{Join, Placement};
+    use oci_spec::runtime::{LinuxNamespaceBuilder, MountBuilder};
+    use std::fs::File;
+
+    fn spec() -> Spec {
+        let mut spec = Spec::default();
+        spec.set_hostname(None);
+        let own = [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup, LinuxNamespaceType::Pid];
+        let own = own.map(|typ| LinuxNamespaceBuilder::default().typ(typ).build().unwrap());
+        spec.linux_mut().as_mut().unwrap().set_namespaces(Some(own.to_vec()));
+        spec.process_mut().as_mut().unwrap().set_terminal(None);
+        spec.root_mut().as_mut().unwrap().set_readonly(Some(true));
+        spec
+    }
+
+    /// Plans with /dev/null for every fd.
+    fn plan_of(spec: &Spec, sources: &[Source<'_>], user: bool) -> Result<Plan, Error> {
+        let null = File::open("/dev/null").unwrap();
+        let tasks = [File::open("/dev/null").unwrap().into()];
+        let fd = null.as_fd();
+        let req = Create {
+            spec,
+            root: Root::Detached(fd),
+            sources,
+            join: Some(Join { pidfd: fd, user }),
+            pid_namespace: PidNamespace::Nested,
+            cgroup: Placement { into_cgroup: None, tasks: &tasks },
+            stdio: Stdio::Fds([fd; 3]),
+            start: fd,
+            sibling: true,
+            die_with_parent: true,
+            attach_at: c"/root",
+            seccomp: Some(&[]),
+        };
+        plan(&req).map(|(plan, _)| plan)
+    }
+
+    /// Positions of the steps, by the name of their variant.
+    fn position(plan: &Plan, name: &str) -> usize {
+        let is = |s: &Step| format!("{s:?}").split([' ', '(', '{']).next() == Some(name);
+        plan.steps.iter().position(is).unwrap_or_else(|| panic!("no step {name}"))
+    }
+
+    #[test]
+    fn the_order_of_steps_is_a_contract() {
+        let mut s = spec();
+        s.process_mut().as_mut().unwrap().set_oom_score_adj(Some(5));
+        s.linux_mut().as_mut().unwrap().set_sysctl(Some([("net.ipv4.ip_forward".into(), "1".into())].into()));
+        let options = vec!["bind".to_string()];
+        let shared =
+            MountBuilder::default().destination("/s").typ("bind").source("/s").options(options).build().unwrap();
+        let mut sources = vec![Source::Spec; s.mounts().as_ref().unwrap().len()];
+        s.mounts_mut().as_mut().unwrap().push(shared);
+        sources.push(Source::Sandbox(c"/s"));
+        let p = plan_of(&s, &sources, false).unwrap();
+        let order = [
+            "NotDumpable",
+            "CloseOthers",
+            "Stdio",
+            "Session",
+            "EnterCgroup",
+            "OomScoreAdj",
+            "Join",
+            "CloneShared",
+            "Unshare",
+            "PrivateMounts",
+            "AttachRoot",
+            "MountNew",
+            "DevDirectory",
+            "Device",
+            "Sysctl",
+            "OpenCwd",
+            "Mask",
+            "ReadonlyPath",
+            "RootAttributes",
+            "Pivot",
+            "Keyring",
+            "EnterCwd",
+            "Umask",
+            "Bounding",
+            "Ids",
+            "Capabilities",
+            "NoNewPrivs",
+            "SeccompLate",
+            "FindProgram",
+            "CloseOnExec",
+            "DieWithParent",
+            "ReportCreated",
+            "AwaitStart",
+            "Exec",
+        ];
+        let found: Vec<usize> = order.iter().map(|name| position(&p, name)).collect();
+        assert!(found.is_sorted(), "{:?}", order.iter().zip(found).collect::<Vec<_>>());
+        assert_eq!((position(&p, "Exec"), p.cells), (p.steps.len() - 1, 1));
+    }
+
+    #[test]
+    fn a_filter_without_no_new_privs_comes_before_the_capabilities_go() {
+        let mut s = spec();
+        s.process_mut().as_mut().unwrap().set_no_new_privileges(Some(false));
+        let p = plan_of(&s, &[], false).unwrap();
+        assert!(position(&p, "SeccompEarly") < position(&p, "Bounding"));
+    }
+
+    #[test]
+    fn in_a_user_namespace_devices_are_bound_and_a_nested_child_does_not_join_it_again() {
+        let p = plan_of(&spec(), &[], true).unwrap();
+        assert!(!p.steps.iter().any(|s| matches!(s, Step::Device { .. })));
+        let joined = p.steps.iter().find_map(|s| match s {
+            Step::Join { namespaces, .. } => Some(*namespaces),
+            _ => None,
+        });
+        assert_eq!(joined.unwrap() & ns::USER, 0);
+        assert!(position(&p, "BecomeRoot") < position(&p, "Unshare"));
+    }
+
+    #[test]
+    fn sources_have_to_match_the_mounts() {
+        let e = plan_of(&spec(), &[Source::Spec], false).unwrap_err();
+        assert_eq!(e.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn targets_are_cleaned_and_can_not_go_up() {
+        let t = target("x", "//a/./b//c/", false).unwrap();
+        assert_eq!((t.container_path.as_str(), t.relative.as_c_str()), ("/a/b/c", c"a/b/c"));
+        assert_eq!(target("x", "/", false).unwrap().relative.as_c_str(), c"");
+        for bad in ["a", "", "/a/../b", "/..", "/a\0b"] {
+            assert!(target("x", bad, false).is_err(), "{bad:?}");
+        }
+        assert!(target("x", &format!("/{}", "a".repeat(5000)), false).is_err());
+    }
+
+    #[test]
+    fn a_bind_is_changed_with_as_few_calls_as_can_be() {
+        let of = |words: &[&str]| changes(&options::parse(words).unwrap());
+        assert_eq!(of(&["bind", "ro"]).len(), 1);
+        assert_eq!(of(&["rbind"]), [PRIVATE]);
+        let two = of(&["rbind", "ro", "rslave"]);
+        assert_eq!(two.len(), 2);
+        assert_eq!((two[0].propagation, two[0].recursive), (Some(Propagation::Slave), true));
+        assert_eq!((two[1].set, two[1].recursive), (attr::RDONLY, false));
+    }
+}

@@ -41,6 +41,7 @@ pub(crate) fn check(spec: &Spec, given: Given) -> Result<(), Error> {
     refuse_if(spec.solaris().is_some(), "solaris")?;
     refuse_if(spec.windows().is_some(), "windows")?;
     refuse_if(spec.vm().is_some(), "vm")?;
+    refuse_if(spec.zos().is_some(), "zos")?;
     if let Some(linux) = spec.linux() {
         check_linux(linux, given)?;
     }

@@ -230,10 +230,12 @@ impl Keeper {
     /// One round: say what is to be said, then wait for one event and take it.
     fn turn(&mut self) {
         if self.socket >= 0 {
+            // The answer first: a zombie that waits behind it must be announced before we wait for another event.
+            self.flush();
             if self.unsent.is_none() && self.look && self.announced == 0 {
                 self.announce();
+                self.flush();
             }
-            self.flush();
         }
 
         let mut timeout = -1;

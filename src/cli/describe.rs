@@ -74,6 +74,11 @@ impl Page {
         values.try_for_each(|value| self.out.line(format!("{:indent$}{value}", "")))
     }
 
+    fn indented(&mut self, line: &str) -> Result<(), Error> {
+        let indent = self.indent;
+        self.out.line(format!("{:indent$}{line}", ""))
+    }
+
     /// A name, then what `inside` prints two columns further in.
     fn section(&mut self, name: &str, inside: impl FnOnce(&mut Page) -> Result<(), Error>) -> Result<(), Error> {
         self.field(name, "")?;
@@ -159,10 +164,9 @@ impl Page {
         }
         for (name, words) in [("Command", &container.command), ("Args", &container.args)] {
             if let Some(words) = words.as_ref().filter(|words| !words.is_empty()) {
-                self.section(name, |page| {
-                    let indent = page.indent;
-                    words.iter().try_for_each(|word| page.out.line(format!("{:indent$}{word}", "")))
-                })?;
+                // A script in an argument is shown as the lines it has.
+                let lines = words.iter().flat_map(|word| word.trim_end_matches('\n').split('\n'));
+                self.section(name, |page| lines.into_iter().try_for_each(|line| page.indented(line)))?;
             }
         }
         if let Some(status) = status {
@@ -200,8 +204,7 @@ impl Page {
                 let mode = if mount.read_only == Some(true) { "ro" } else { "rw" };
                 let sub_path = mount.sub_path.as_ref().filter(|path| !path.is_empty());
                 let path = sub_path.map(|path| format!(",path=\"{path}\"")).unwrap_or_default();
-                let indent = page.indent;
-                page.out.line(format!("{:indent$}{} from {} ({mode}{path})", "", mount.mount_path, mount.name))
+                page.indented(&format!("{} from {} ({mode}{path})", mount.mount_path, mount.name))
             })
         })
     }

@@ -6,7 +6,7 @@ use super::out::Out;
 use super::{Context, Error};
 use crate::runtime;
 
-/// Remove what pods left behind that ended without their supervisor.
+/// Remove what pods left behind that were killed with their keeper.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  husk gc")]
 pub struct Gc {}

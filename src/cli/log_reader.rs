@@ -339,7 +339,12 @@ mod tests {
         File::options().append(true).open(&path).expect("open").write_all(b"cd\n2026").expect("write");
         assert_eq!(lines(&mut reader), ["abcd"]);
         let mut rest = Vec::new();
-        reader.finish(|entry| Ok(rest.extend_from_slice(entry.text))).expect("finish");
+        reader
+            .finish(|entry| {
+                rest.extend_from_slice(entry.text);
+                Ok(())
+            })
+            .expect("finish");
         assert_eq!(rest, b"2026");
     }
 

@@ -81,7 +81,7 @@ enum Command {
     Wait(wait::Wait),
     /// Load, import, list and remove images
     Image(image::Image),
-    /// Remove what pods left behind that ended without their supervisor
+    /// Remove what pods left behind that were killed with their keeper
     Gc(gc::Gc),
     /// Print the version
     Version(version::Version),

@@ -206,10 +206,10 @@ pub fn run(
                 (true, false) => output.write()?,
             }
         }
-        if let Some(signals) = signals {
-            if let Some(number) = handle_signals(signals, streams.master.as_ref(), raw)? {
-                return Ok(Ended::Signal(number));
-            }
+        if let Some(signals) = signals
+            && let Some(number) = handle_signals(signals, streams.master.as_ref(), raw)?
+        {
+            return Ok(Ended::Signal(number));
         }
         if fired[0] {
             let (response, _) = client

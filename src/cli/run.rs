@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::out::{self, Out};
 use super::{Context, Error};
+use crate::image::Store;
 use crate::state::record::Owner;
 use crate::{manifest, runtime};
 
@@ -23,6 +24,13 @@ pub struct Run {
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
         let pods = read_all(&self.files, context)?;
+        if pods.len() > 1 {
+            // What a manifest cannot tell by itself (images, the commands in them): seen for all before the first is made.
+            let store = Store::open(&context.roots.root)?;
+            for pod in &pods {
+                runtime::resolve::pod(&context.roots, &store, pod.clone(), Owner::Cli)?;
+            }
+        }
         let mut out = Out::new();
         let mut failed = false;
         for pod in pods {

@@ -23,8 +23,12 @@ pub struct Wait {
     what: Vec<String>,
     #[command(flatten)]
     select: Select,
-    /// delete, condition=NAME[=VALUE], phase=PHASE or jsonpath='{.a.b[0]}'=VALUE
-    #[arg(long = "for", value_name = "WHAT")]
+    // Not a doc comment: rustdoc would look for links in it.
+    #[arg(
+        long = "for",
+        value_name = "WHAT",
+        help = "delete, condition=NAME[=VALUE], phase=PHASE or jsonpath='{.a.b[0]}'=VALUE"
+    )]
     goal: Goal,
     /// Give up after this long; 0 looks once
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span::parse)]

@@ -38,7 +38,7 @@ pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
         ["start a session for keeper", "enter the runtime cgroup", "hand fds to keeper", "execute keeper"];
     let image = crate::embedded::memfd(c"keeper", crate::embedded::KEEPER)
         .map_err(|e| Error::io("create a memory file for keeper", &e))?;
-    let (report, child_report) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for keeper's report", e))?;
+    let (report, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for keeper's report", e))?;
     // Numbers above those that keeper expects, so that placing one does not hit another.
     let high = |what: BorrowedFd<'_>| fd::dup_from(what, 16).map_err(|e| Error::sys("duplicate an fd for keeper", e));
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -52,7 +52,9 @@ pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
         (high(launch.ready)?, READY_FD),
     ];
     let image = high(image.as_fd())?;
-    let child_report = high(child_report.as_fd())?;
+    let child_report = high(write.as_fd())?;
+    // The end of file tells of keeper's exec, so the child's must be the only one.
+    drop(write);
     // keeper hands on what follows its own name.
     let argv = process::Strings::new([c"keeper".into()].into_iter().chain(launch.argv).collect());
     let env = process::Strings::new(vec![c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()]);

@@ -1,60 +1,44 @@
-//! The log writer: moves a container's output from its pipe into its log, every byte exactly once, whatever is killed when.
+//! The log writer: container output in the CRI log format, rotated while written.
 //!
-//! CRI log format: `TIME STREAM TAG TEXT`, `F` for a line that ends here, `P` for a piece of one; pieces end at 16 KiB, and where a chunk of
-//! output ends without an end of line. Nothing is held back in memory. Files are `<attempt>.log`, then `.log.1` (the youngest of the old
-//! ones) to `.log.4`; the writer rotates when a file has reached 10 MiB.
+//! A container has a directory of logs. Instance *n* writes `<n>.log`; before that would grow beyond [`FILE_LIMIT`] it becomes `<n>.log.1`, which
+//! becomes `<n>.log.2`, and so on; there are [`FILES`]. A line is `<RFC 3339 time, nanoseconds> <stdout|stderr> <F|P> <bytes>`; `P` marks a piece of a line that
+//! goes on in the next record of the same stream. Bytes are written as they came.
 //!
-//! # Why SIGKILL at any instant loses and doubles nothing
+//! Why a kill at any instant neither loses nor doubles a byte is argued in [`super::journal`].
 //!
-//! keeper holds, beside every container's pipe, one *staging* pipe and one *journal* for the pod. A chunk goes this way:
-//!
-//! 1. the journal says which log, and how long it is (`end`);
-//! 2. `splice(2)` moves the chunk from the container's pipe to the staging pipe: under both pipes' locks, so that every byte is in
-//!    exactly one of the two at any instant;
-//! 3. `tee(2)` copies the staged chunk to a pipe of our own, from where it is read, formatted and appended to the log;
-//! 4. one `read(2)` empties the staging pipe. It takes what is there without waiting, so it is not interrupted half-way.
-//!
-//! Killed before 2: the staging pipe is empty, the journal means nothing. Killed between 2 and 4, in the middle of an append included: the
-//! staging pipe is not empty, so the successor cuts the log to `end` and does 3 and 4 again. Killed after 4: done. Entries have the same
-//! length the second time (the time has a fixed width), so a reader in between sees the same bytes but for the time. Rotation happens before 1,
-//! when nothing is staged; killed in between its renames, a number is missing among the old files, and no data.
-//!
-//! A failed append (full disk) is cut off again and the chunk stays staged; the caller tries again later, the container waits meanwhile.
+//! When the log can't be written (a full disk, for one) nothing is dropped: the bytes stay in the pipes, the container waits in `write(2)` once
+//! its pipe is full too, and the caller tries again after a while. All streams of a pod share the staging pipe, so all wait.
 
+use super::journal::Filled;
+pub use super::journal::Staging;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::io::{self, IoSlice, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use husk_oci::sys::fd;
-use nix::errno::Errno;
+/// A log file does not grow beyond this.
+pub const FILE_LIMIT: u64 = 10 * 1024 * 1024;
 
-use super::journal::{Journal, Note};
-
-/// A line's piece is at most this long; containerd's number.
-const PIECE: usize = 16 << 10;
-/// One chunk: as much as is moved, formatted and written at a time.
-const CHUNK: usize = 16 << 10;
-/// A file that has reached this is rotated.
-pub const FILE_LIMIT: u64 = 10 << 20;
 /// How many files one instance has, the current one included.
 pub const FILES: u32 = 5;
-/// Room for what is written at once.
-const OUT: usize = 16 << 10;
 
-/// Which of a container's streams.
+/// A longer line is split into pieces of this many bytes.
+pub const MAX_PIECE: usize = 16 * 1024;
+
+/// Which output of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// stdout; a terminal's output too.
+    /// fd 1, or a terminal.
     Stdout = 1,
-    /// stderr.
+    /// fd 2.
     Stderr = 2,
 }
 
 impl Stream {
-    fn word(self) -> &'static str {
+    /// The word in the log.
+    pub const fn word(self) -> &'static str {
         match self {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
@@ -62,150 +46,23 @@ impl Stream {
     }
 }
 
-/// What one call to [`ContainerLog::pump`] came to.
+/// What one call of [`ContainerLog::pump`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pumped {
-    /// A chunk was written; there may be more.
+    /// Something was logged; there may be more.
     More,
-    /// Nothing is there now.
+    /// Nothing to read now: wait for readiness.
     WouldBlock,
-    /// Every writer has closed the pipe, and all it held is written.
+    /// Every writer has closed its end and everything is logged.
     Eof,
-}
-
-/// The staging pipe and the journal, with the writer's buffers.
-#[derive(Debug)]
-pub struct Staging {
-    read: OwnedFd,
-    write: OwnedFd,
-    journal: Journal,
-    /// Our own pipe for a look at what is staged.
-    peek: (OwnedFd, OwnedFd),
-    chunk: Vec<u8>,
-    out: Vec<u8>,
-    /// The chunk that is staged could not be written.
-    unwritten: bool,
-}
-
-impl Staging {
-    /// A new one, empty.
-    ///
-    /// # Errors
-    /// No fds or memory.
-    pub fn new() -> io::Result<Staging> {
-        let (read, write) = fd::pipe(true)?;
-        Staging::with(read, write, Journal::new()?)
-    }
-
-    /// The one that keeper had; call [`Staging::recover`] before anything else.
-    ///
-    /// # Errors
-    /// No fds.
-    pub fn from_fds(read: OwnedFd, write: OwnedFd, journal: OwnedFd) -> io::Result<Staging> {
-        Staging::with(read, write, Journal::from_fd(journal))
-    }
-
-    fn with(read: OwnedFd, write: OwnedFd, journal: Journal) -> io::Result<Staging> {
-        let peek = fd::pipe(true)?;
-        Ok(Staging { read, write, journal, peek, chunk: Vec::new(), out: Vec::new(), unwritten: false })
-    }
-
-    /// What keeper has to hold: both ends of the pipe and the journal.
-    pub fn fds(&self) -> [BorrowedFd<'_>; 3] {
-        [self.read.as_fd(), self.write.as_fd(), self.journal.as_fd()]
-    }
-
-    /// Finishes what a writer that was killed had begun. Nothing to do when the staging pipe is empty.
-    ///
-    /// # Errors
-    /// The log cannot be opened or written; what is staged stays staged.
-    pub fn recover(&mut self) -> io::Result<()> {
-        if fd::readable_bytes(self.read.as_fd())? == 0 {
-            self.unwritten = false;
-            return Ok(());
-        }
-        let note = self.journal.read()?.ok_or_else(|| io::Error::other("output is staged that no journal tells of"))?;
-        // The log of a pod that is being removed may be gone: nobody can read it, so the bytes go, too.
-        match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&note.path) {
-            Ok(file) => self.finish(&file, &note),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.empty(),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Steps 3 and 4: what is staged goes to `file` behind `note.end`, and nowhere else.
-    fn finish(&mut self, file: &File, note: &Note) -> io::Result<()> {
-        self.unwritten = true;
-        let staged = fd::readable_bytes(self.read.as_fd())?;
-        let copied = fd::tee(self.read.as_fd(), self.peek.1.as_fd(), staged)?;
-        self.chunk.resize(copied.max(1), 0);
-        let got = fd::read(self.peek.0.as_fd(), &mut self.chunk)?;
-        if got != copied || copied != staged {
-            return Err(io::Error::other("a pipe gave less than it had"));
-        }
-        self.chunk.truncate(got);
-        if file.metadata()?.len() != note.end {
-            file.set_len(note.end)?;
-        }
-        if let Err(e) = append(&self.chunk, &mut self.out, note.stream, file, note.end) {
-            // Half an entry must not stay; the chunk does, in the pipe.
-            file.set_len(note.end)?;
-            return Err(e);
-        }
-        self.empty()?;
-        Ok(())
-    }
-
-    fn empty(&mut self) -> io::Result<()> {
-        let staged = fd::readable_bytes(self.read.as_fd())?;
-        self.chunk.resize(staged.max(1), 0);
-        if staged > 0 && fd::read(self.read.as_fd(), &mut self.chunk)? != staged {
-            return Err(io::Error::other("a pipe gave less than it had"));
-        }
-        self.chunk.clear();
-        self.unwritten = false;
-        Ok(())
-    }
-}
-
-/// Formats a chunk and writes it behind `end`.
-fn append(chunk: &[u8], out: &mut Vec<u8>, stream: Stream, file: &File, end: u64) -> io::Result<()> {
-    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.9fZ").to_string();
-    let mut at = end;
-    out.clear();
-    out.reserve_exact(OUT);
-    for line in chunk.split_inclusive(|b| *b == b'\n') {
-        let (text, full) = match line.split_last() {
-            Some((b'\n', text)) => (text, true),
-            _ => (line, false),
-        };
-        let pieces = text.len().div_ceil(PIECE).max(1);
-        for piece in 0..pieces {
-            let part = &text[piece * PIECE..text.len().min((piece + 1) * PIECE)];
-            let tag = if full && piece + 1 == pieces { 'F' } else { 'P' };
-            let head = format_args!("{time} {} {tag} ", stream.word()).to_string();
-            if !out.is_empty() && out.len() + head.len() + part.len() + 1 > OUT {
-                file.write_all_at(out, at)?;
-                at += out.len() as u64;
-                out.clear();
-            }
-            out.extend_from_slice(head.as_bytes());
-            out.extend_from_slice(part);
-            out.push(b'\n');
-        }
-    }
-    file.write_all_at(out, at)?;
-    out.clear();
-    Ok(())
 }
 
 /// The log of one instance of a container.
 #[derive(Debug)]
 pub struct ContainerLog {
     path: PathBuf,
-    file: File,
-    size: u64,
-    limit: u64,
+    current: Option<File>,
+    max_bytes: u64,
 }
 
 impl fmt::Display for ContainerLog {
@@ -214,178 +71,455 @@ impl fmt::Display for ContainerLog {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
 impl ContainerLog {
-    /// Opens (and makes) the log of one instance in the container's log directory.
+    /// Makes the directory if it is missing and opens (or goes on with) the log of instance `attempt`. Logs of instances before the
+    /// previous one are removed.
     ///
     /// # Errors
     /// The file system's.
     pub fn open(dir: &Path, attempt: u32) -> io::Result<ContainerLog> {
+        remove_instances_below(dir, attempt.saturating_sub(1))?;
         ContainerLog::with_limit(dir, attempt, FILE_LIMIT)
     }
 
-    /// As [`ContainerLog::open`], with another size at which a file is rotated.
+    /// Opens the log with files of at most `max_bytes`; other instances are let be.
     ///
     /// # Errors
     /// The file system's.
-    pub fn with_limit(dir: &Path, attempt: u32, limit: u64) -> io::Result<ContainerLog> {
-        let path = dir.join(format!("{attempt}.log"));
-        let file = match open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-                open(&path)?
-            }
-            other => other?,
-        };
-        let size = file.metadata()?.len();
-        Ok(ContainerLog { path, file, size, limit })
+    pub fn with_limit(dir: &Path, attempt: u32, max_bytes: u64) -> io::Result<ContainerLog> {
+        let mut log = ContainerLog { max_bytes, ..ContainerLog::of_path(dir.join(format!("{attempt}.log"))) };
+        log.reopen()?;
+        // A kill may have come in the middle of a rotation.
+        log.close_gaps()?;
+        Ok(log)
     }
 
-    /// Moves one chunk from `pipe` (non-blocking) into the log. Never waits.
+    /// The log at `path`, to be opened when it is written.
+    pub(super) fn of_path(path: PathBuf) -> ContainerLog {
+        ContainerLog { path, current: None, max_bytes: FILE_LIMIT }
+    }
+
+    /// The file that is written now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves at most 64 KiB from `pipe` into the log; what could not be logged by an earlier call (for any log) goes first. Does not block,
+    /// except on the disk. `pipe` is the read end of a pipe, or a terminal's master in non-blocking mode.
     ///
     /// # Errors
     /// The log cannot be written (a full disk): call again later; until then no output of the pod is moved, and nothing is lost.
     pub fn pump(&mut self, staging: &mut Staging, stream: Stream, pipe: BorrowedFd<'_>) -> io::Result<Pumped> {
-        if staging.unwritten {
-            // It may have been this log's, whose end has moved then.
-            staging.recover()?;
-            self.size = self.file.metadata()?.len();
+        staging.recover()?;
+        match staging.fill(&self.path, stream, pipe)? {
+            Filled::Bytes => {
+                self.settle(staging)?;
+                Ok(Pumped::More)
+            }
+            Filled::Empty => {
+                staging.idle();
+                Ok(Pumped::WouldBlock)
+            }
+            Filled::Eof => {
+                staging.idle();
+                Ok(Pumped::Eof)
+            }
         }
-        if self.size >= self.limit {
-            self.rotate()?;
-        }
-        staging.journal.write(&self.path, self.size, stream)?;
-        let moved = match fd::splice(pipe, staging.write.as_fd(), CHUNK) {
-            Ok(0) => return Ok(Pumped::Eof),
-            Ok(n) => n,
-            Err(Errno::EAGAIN) => return Ok(Pumped::WouldBlock),
-            // A terminal whose last process is gone.
-            Err(Errno::EIO) => return Ok(Pumped::Eof),
-            Err(e) => return Err(e.into()),
-        };
-        debug_assert!(moved <= CHUNK);
-        let note = Note { path: self.path.clone(), end: self.size, stream };
-        staging.finish(&self.file, &note)?;
-        self.size = self.file.metadata()?.len();
-        Ok(Pumped::More)
     }
 
-    /// `n.log.3` becomes `n.log.4`, and so on; the current file becomes `n.log.1`, and a new one is begun.
-    fn rotate(&mut self) -> io::Result<()> {
-        let old = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
+    /// Logs what is staged, which must be for this log.
+    pub(super) fn settle(&mut self, staging: &mut Staging) -> io::Result<()> {
+        while staging.staged() > 0 {
+            self.prepare(staging)?;
+            self.append(staging)?;
+            staging.appended()?;
+        }
+        Ok(())
+    }
+
+    /// Steps 3 to 5 of the journal's table, with what an interrupted append has left cut off first.
+    fn prepare(&mut self, staging: &mut Staging) -> io::Result<()> {
+        let (mut inode, mut size) = self.look()?;
+        if let Some((its, before)) = staging.unfinished()
+            && its == inode
+            && before < size
+        {
+            self.file()?.set_len(before)?;
+            size = before;
+        }
+        let needed: usize = pieces(staging.peek()?).map(|p| HEADER + p.text.len() + 1).sum();
+        if size > 0 && size + needed as u64 > self.max_bytes {
+            self.rotate()?;
+            (inode, size) = self.look()?;
+        }
+        staging.begin_append(inode, size)
+    }
+
+    /// Step 6.
+    fn append(&mut self, staging: &Staging) -> io::Result<()> {
+        const SLICES: usize = 512;
+        let header = |tag| format!("{} {} {tag} ", now(), staging.stream().word());
+        let (partial, full) = (header('P'), header('F'));
+        let mut pieces = pieces(staging.portion()).peekable();
+        let mut slices = Vec::with_capacity(SLICES);
+        while pieces.peek().is_some() {
+            slices.clear();
+            for piece in pieces.by_ref().take(SLICES / 3) {
+                slices.push(IoSlice::new(if piece.full { &full } else { &partial }.as_bytes()));
+                slices.push(IoSlice::new(piece.text));
+                slices.push(IoSlice::new(b"\n"));
+            }
+            let mut rest = slices.as_mut_slice();
+            while !rest.is_empty() {
+                match self.file()?.write_vectored(rest) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(n) => IoSlice::advance_slices(&mut rest, n),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Inode and size of the current file, which is made again if somebody has removed it.
+    fn look(&mut self) -> io::Result<(u64, u64)> {
+        let mut stat = self.file()?.metadata()?;
+        if stat.nlink() == 0 {
+            self.reopen()?;
+            stat = self.file()?.metadata()?;
+        }
+        Ok((stat.ino(), stat.len()))
+    }
+
+    fn file(&mut self) -> io::Result<&File> {
+        if self.current.is_none() {
+            self.reopen()?;
+        }
+        Ok(self.current.as_ref().expect("reopen sets it or fails"))
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.current = None;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+        let file = match options.open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let dir = self.path.parent().unwrap_or(Path::new("."));
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+                options.open(&self.path)
+            }
+            other => other,
         };
-        for number in (1..FILES - 1).rev() {
-            match std::fs::rename(old(number), old(number + 1)) {
+        self.current = Some(file?);
+        Ok(())
+    }
+
+    /// `<n>.log.<number>`
+    fn old(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        // The last one is replaced by its younger neighbour.
+        for number in (1..=self.close_gaps()?.min(FILES - 2)).rev() {
+            std::fs::rename(self.old(number), self.old(number + 1))?;
+        }
+        std::fs::rename(&self.path, self.old(1))?;
+        self.reopen()
+    }
+
+    /// Numbers the old files from 1 without a gap, as a reader expects them, and keeps no more than there shall be: how many there are.
+    fn close_gaps(&self) -> io::Result<u32> {
+        let mut count = 0;
+        for found in self.numbers()? {
+            if count == FILES - 1 {
+                std::fs::remove_file(self.old(found))?;
+                continue;
+            }
+            count += 1;
+            if found != count {
+                std::fs::rename(self.old(found), self.old(count))?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The numbers of the old files that are there, the youngest first.
+    fn numbers(&self) -> io::Result<Vec<u32>> {
+        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|n| n.to_str())) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let file = entry?.file_name();
+            let number: Option<u32> = file.to_str().and_then(|f| f.strip_prefix(name)?.strip_prefix('.')?.parse().ok());
+            numbers.extend(number.filter(|n| *n > 0));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+}
+
+/// Removes the logs of all instances before `keep_from`. A directory that does not exist has none.
+fn remove_instances_below(dir: &Path, keep_from: u32) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let instance = name.to_str().and_then(|n| n.split_once(".log")?.0.parse::<u32>().ok());
+        if instance.is_some_and(|n| n < keep_from) {
+            match std::fs::remove_file(entry.path()) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
         }
-        std::fs::rename(&self.path, old(1))?;
-        self.file = open(&self.path)?;
-        self.size = 0;
-        Ok(())
     }
+    Ok(())
+}
+
+/// `2026-01-02T03:04:05.000000006Z`, a space, six letters of the stream, a space, the tag, a space.
+const HEADER: usize = 30 + 1 + 6 + 1 + 1 + 1;
+
+/// The time as the log has it, always 30 bytes.
+fn now() -> String {
+    format!("{:.9}", jiff::Timestamp::now())
+}
+
+/// One record to be.
+struct Piece<'a> {
+    text: &'a [u8],
+    /// It ends a line.
+    full: bool,
+}
+
+/// Cuts output into records.
+fn pieces(mut rest: &[u8]) -> impl Iterator<Item = Piece<'_>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        // A line of exactly MAX_PIECE bytes is still one piece: its end is looked for one byte further.
+        let window = &rest[..rest.len().min(MAX_PIECE + 1)];
+        let piece = match window.iter().position(|b| *b == b'\n') {
+            Some(end) => Piece { text: &rest[..end], full: true },
+            None => Piece { text: &rest[..window.len().min(MAX_PIECE)], full: false },
+        };
+        rest = &rest[piece.text.len() + usize::from(piece.full)..];
+        Some(piece)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("husk-log-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
+    struct Tmp(PathBuf);
+
+    impl Tmp {
+        fn new(name: &str) -> Tmp {
+            let dir = std::env::temp_dir().join(format!("husk-log-{}-{name}", std::process::id()));
+            std::fs::create_dir(&dir).unwrap();
+            Tmp(dir)
+        }
     }
 
-    /// The text of all entries, ends of line put back.
-    fn text(dir: &Path) -> Vec<u8> {
+    impl Drop for Tmp {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn text(path: &Path) -> Vec<u8> {
+        let raw = std::fs::read(path).unwrap();
+        raw.split_inclusive(|b| *b == b'\n').fold(Vec::new(), |mut out, line| {
+            out.extend(&line[HEADER..line.len() - 1]);
+            if line[HEADER - 2] == b'F' {
+                out.push(b'\n');
+            }
+            out
+        })
+    }
+
+    /// What a new supervisor gets from keeper.
+    fn after_a_kill(staging: Staging) -> Staging {
+        let [out, into, journal] = staging.fds().map(|fd| fd.try_clone_to_owned().unwrap());
+        drop(staging);
+        Staging::from_fds(out, into, journal).unwrap()
+    }
+
+    #[test]
+    fn lines_are_cut_at_newlines_and_at_16_kib() {
+        let cut = |bytes: &[u8]| pieces(bytes).map(|p| (p.text.len(), p.full)).collect::<Vec<_>>();
+        assert_eq!(cut(b""), []);
+        assert_eq!(cut(b"\n"), [(0, true)]);
+        assert_eq!(cut(b"a\n\nbc"), [(1, true), (0, true), (2, false)]);
+        let mut long = vec![b'x'; MAX_PIECE];
+        assert_eq!(cut(&long), [(MAX_PIECE, false)]);
+        long.push(b'\n');
+        assert_eq!(cut(&long), [(MAX_PIECE, true)]);
+        long.insert(0, 0);
+        assert_eq!(cut(&long), [(MAX_PIECE, false), (1, true)]);
+    }
+
+    #[test]
+    fn the_time_is_always_as_wide_as_the_header_says() {
+        assert_eq!(now().len(), 30);
+        assert_eq!(format!("{:.9}", jiff::Timestamp::UNIX_EPOCH), "1970-01-01T00:00:00.000000000Z");
+    }
+
+    /// Dies after each step of the table in `journal`, and in the middle of those that are not atomic.
+    #[test]
+    fn a_kill_after_any_step_neither_loses_nor_doubles() {
+        let tmp = Tmp::new("steps");
+        let sent: Vec<u8> = (0..3000).flat_map(|n| format!("line {n}\n").into_bytes()).chain(*b"open end").collect();
+        for step in 0..9 {
+            let dir = tmp.0.join(step.to_string());
+            let (out, into) = husk_oci::sys::fd::pipe(false).unwrap();
+            File::from(into).write_all(&sent).unwrap();
+            let mut staging = Staging::new().unwrap();
+            let mut log = ContainerLog::open(&dir, 0).unwrap();
+            log.file().unwrap().write_all(b"2026-01-02T03:04:05.000000006Z stdout F before\n").unwrap();
+            if step >= 1 {
+                assert_eq!(staging.fill(log.path(), Stream::Stdout, out.as_fd()).unwrap(), Filled::Bytes);
+                assert_eq!(staging.staged(), sent.len());
+            }
+            if step >= 2 {
+                staging.peek().unwrap();
+            }
+            if step >= 3 {
+                log.prepare(&mut staging).unwrap();
+            }
+            if step >= 4 {
+                log.append(&staging).unwrap();
+            }
+            match step {
+                // In the middle of the append.
+                5 => log.file().unwrap().set_len(1000).unwrap(),
+                6 => staging.appended().unwrap(),
+                // Before and in the middle of the drain: the record is there, B is not empty.
+                7 | 8 => {
+                    staging.appended().unwrap();
+                    let left = if step == 7 { sent.len() } else { 100 };
+                    let b = File::from(staging.fds()[1].try_clone_to_owned().unwrap());
+                    (&b).write_all(&sent[sent.len() - left..]).unwrap();
+                }
+                _ => {}
+            }
+            drop(log);
+            let mut staging = after_a_kill(staging);
+            staging.recover().unwrap();
+            let mut log = ContainerLog::open(&dir, 0).unwrap();
+            while log.pump(&mut staging, Stream::Stdout, out.as_fd()).unwrap() != Pumped::Eof {}
+            let expected = [b"before\n".as_slice(), &sent].concat();
+            assert!(text(log.path()) == expected, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_kill_between_rename_and_new_file_goes_on_with_a_new_file() {
+        let tmp = Tmp::new("rotate");
+        let (out, into) = husk_oci::sys::fd::pipe(false).unwrap();
+        let mut into = File::from(into);
+        let mut staging = Staging::new().unwrap();
+        let mut log = ContainerLog::open(&tmp.0, 2).unwrap();
+        into.write_all(b"one\n").unwrap();
+        log.pump(&mut staging, Stream::Stderr, out.as_fd()).unwrap();
+        into.write_all(b"two\n").unwrap();
+        staging.fill(log.path(), Stream::Stderr, out.as_fd()).unwrap();
+        std::fs::rename(log.path(), tmp.0.join("2.log.1")).unwrap();
+        let mut staging = after_a_kill(staging);
+        staging.recover().unwrap();
+        assert_eq!(text(&tmp.0.join("2.log.1")), b"one\n");
+        assert_eq!(text(log.path()), b"two\n");
+    }
+
+    #[test]
+    fn rotation_keeps_five_files_and_none_is_too_large() {
+        let tmp = Tmp::new("keep");
+        let (out, into) = husk_oci::sys::fd::pipe(false).unwrap();
+        let mut into = File::from(into);
+        let mut staging = Staging::new().unwrap();
+        let mut log = ContainerLog::with_limit(&tmp.0, 0, 1000).unwrap();
+        for n in 0..100 {
+            into.write_all(format!("line {n} {}\n", "x".repeat(100)).as_bytes()).unwrap();
+            log.pump(&mut staging, Stream::Stdout, out.as_fd()).unwrap();
+        }
+        assert_eq!(log.numbers().unwrap(), [1, 2, 3, 4]);
         let mut all = Vec::new();
-        let mut files: Vec<PathBuf> = (1..FILES).rev().map(|n| dir.join(format!("0.log.{n}"))).collect();
-        files.push(dir.join("0.log"));
-        for file in files.iter().filter(|f| f.exists()) {
-            for entry in std::fs::read(file).unwrap().split_inclusive(|b| *b == b'\n') {
-                let entry = entry.strip_suffix(b"\n").expect("an entry ends");
-                let mut parts = entry.splitn(4, |b| *b == b' ');
-                let time = std::str::from_utf8(parts.next().unwrap()).unwrap().to_owned();
-                assert_eq!(time.len(), "2026-01-02T03:04:05.123456789Z".len(), "{time}");
-                time.parse::<jiff::Timestamp>().unwrap();
-                assert!(matches!(parts.next().unwrap(), b"stdout" | b"stderr"));
-                let tag = parts.next().unwrap();
-                let piece = parts.next().unwrap();
-                assert!(piece.len() <= PIECE);
-                all.extend_from_slice(piece);
-                if tag == b"F" {
-                    all.push(b'\n');
-                }
-            }
+        for n in (1..=4).rev() {
+            assert!(log.old(n).metadata().unwrap().len() <= 1000);
+            all.extend(text(&log.old(n)));
         }
-        all
+        all.extend(text(log.path()));
+        let last: Vec<&[u8]> = all.split(|b| *b == b'\n').collect();
+        assert!(last[last.len() - 2].starts_with(b"line 99 "));
+        let first: usize = String::from_utf8_lossy(last[0]).split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(last.len() - 1, 100 - first);
     }
 
-    fn pump_all(log: &mut ContainerLog, staging: &mut Staging, data: &[u8]) {
-        let (read, write) = fd::pipe(true).unwrap();
-        let mut rest = data;
-        while !rest.is_empty() {
-            match fd::write(write.as_fd(), &rest[..rest.len().min(50_000)]) {
-                Ok(n) => rest = &rest[n..],
-                Err(Errno::EAGAIN) => {
-                    assert_eq!(log.pump(staging, Stream::Stdout, read.as_fd()).unwrap(), Pumped::More)
-                }
-                Err(e) => panic!("{e}"),
-            }
+    #[test]
+    fn a_gap_that_a_killed_rotation_has_left_is_closed() {
+        let tmp = Tmp::new("gap");
+        for n in [1, 3, 4, 9, 11] {
+            std::fs::write(tmp.0.join(format!("0.log.{n}")), n.to_string()).unwrap();
         }
-        drop(write);
-        while log.pump(staging, Stream::Stdout, read.as_fd()).unwrap() != Pumped::Eof {}
+        let log = ContainerLog::open(&tmp.0, 0).unwrap();
+        assert_eq!(log.numbers().unwrap(), [1, 2, 3, 4]);
+        assert_eq!(
+            (1..=4).map(|n| std::fs::read_to_string(log.old(n)).unwrap()).collect::<Vec<_>>(),
+            ["1", "3", "4", "9"]
+        );
     }
 
     #[test]
-    fn binary_long_and_unended_lines_come_back_as_they_were() {
-        let dir = scratch("binary");
-        let mut data: Vec<u8> = (0..=255u8).cycle().take(200_000).collect();
-        data.extend_from_slice(&[b'x'; 70_000]);
-        data.extend_from_slice(&[b'\n'; 5_000]);
-        data.extend_from_slice(b"no end");
-        let mut log = ContainerLog::open(&dir, 0).unwrap();
-        pump_all(&mut log, &mut Staging::new().unwrap(), &data);
-        assert_eq!(text(&dir), data);
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn rotation_keeps_the_youngest_files_and_cuts_no_entry() {
-        let dir = scratch("rotate");
-        let data: Vec<u8> = (0..40_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
-        let mut log = ContainerLog::with_limit(&dir, 0, 100_000).unwrap();
-        pump_all(&mut log, &mut Staging::new().unwrap(), &data);
-        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), FILES as usize);
-        let kept = text(&dir);
-        assert!(data.ends_with(&kept) && kept.len() > 50_000, "{}", kept.len());
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn a_successor_finishes_what_was_staged_and_cuts_off_half_an_entry() {
-        let dir = scratch("recover");
+    fn a_log_that_was_removed_is_made_again() {
+        let tmp = Tmp::new("removed");
+        let dir = tmp.0.join("c");
+        let (out, into) = husk_oci::sys::fd::pipe(false).unwrap();
+        let mut into = File::from(into);
         let mut staging = Staging::new().unwrap();
         let mut log = ContainerLog::open(&dir, 0).unwrap();
-        pump_all(&mut log, &mut staging, b"before\n");
-        let end = log.size;
-        for half in [&b""[..], b"2026-01-02T03:04:05.123456789Z stdout F stag"] {
-            staging.journal.write(&log.path, end, Stream::Stdout).unwrap();
-            fd::write(staging.write.as_fd(), b"staged\nand more").unwrap();
-            log.file.write_all_at(half, end).unwrap();
-            let [read, write, journal] = staging.fds().map(|f| f.try_clone_to_owned().unwrap());
-            let mut successor = Staging::from_fds(read, write, journal).unwrap();
-            successor.recover().unwrap();
-            assert_eq!(text(&dir), b"before\nstaged\nand more");
-            log.file.set_len(end).unwrap();
-        }
         std::fs::remove_dir_all(&dir).unwrap();
+        into.write_all(b"still here\n").unwrap();
+        log.pump(&mut staging, Stream::Stdout, out.as_fd()).unwrap();
+        assert_eq!(text(log.path()), b"still here\n");
+    }
+
+    #[test]
+    fn what_another_log_could_not_take_goes_there_first() {
+        let tmp = Tmp::new("other");
+        let (out, into) = husk_oci::sys::fd::pipe(false).unwrap();
+        let mut into = File::from(into);
+        let mut staging = Staging::new().unwrap();
+        let (mut one, mut two) =
+            (ContainerLog::open(&tmp.0.join("1"), 0).unwrap(), ContainerLog::open(&tmp.0.join("2"), 0).unwrap());
+        into.write_all(b"for one\n").unwrap();
+        staging.fill(one.path(), Stream::Stderr, out.as_fd()).unwrap();
+        one.prepare(&mut staging).unwrap();
+        into.write_all(b"for two\n").unwrap();
+        assert_eq!(two.pump(&mut staging, Stream::Stdout, out.as_fd()).unwrap(), Pumped::More);
+        assert_eq!((text(one.path()), text(two.path())), (b"for one\n".to_vec(), b"for two\n".to_vec()));
+    }
+
+    #[test]
+    fn logs_before_the_previous_instance_are_removed() {
+        let tmp = Tmp::new("old");
+        for name in ["0.log", "0.log.1", "1.log", "2.log.7", "2.log", "notes.log", "10.log"] {
+            std::fs::write(tmp.0.join(name), "").unwrap();
+        }
+        let log = ContainerLog::open(&tmp.0, 3).unwrap();
+        let mut left: Vec<String> =
+            std::fs::read_dir(&tmp.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["10.log", "2.log", "2.log.7", "3.log", "notes.log"]);
+        drop(log);
+        remove_instances_below(&tmp.0.join("none"), 2).unwrap();
     }
 }

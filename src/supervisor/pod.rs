@@ -375,7 +375,9 @@ impl Pod {
         let at = |state: &State| matches!(state, State::Running { pid, .. } if *pid == exited.pid);
         if let Some(index) = self.status.containers.iter().position(|c| at(&c.state)) {
             self.container_exited(index, exited).await;
-        } else if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
+            return Ok(());
+        }
+        if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
             self.pause = None;
             pod::apply_sandbox_end(&self.record, &mut self.status);
             self.unsaved = true;

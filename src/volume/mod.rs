@@ -1,6 +1,6 @@
 //! Volumes: emptyDir, hostPath and subPath as fds and detached mounts; and removal that never crosses a mount.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -79,20 +79,26 @@ fn c_string(path: &Path) -> Result<CString, Error> {
     })
 }
 
+/// Runs `work` with a umask of 0, so that what it makes has its final permissions from the first instant. The umask belongs to the process: for
+/// processes with one thread.
+fn without_umask<T>(work: impl FnOnce() -> T) -> T {
+    let before = process::umask(0);
+    let result = work();
+    process::umask(before);
+    result
+}
+
 /// Makes the directory of an emptyDir on disk: 0777 whatever the umask says. One that is there already is kept as it is.
 ///
 /// # Errors
 /// The file system's.
 pub fn empty_dir(dir: &Path) -> Result<(), Error> {
-    let failed =
-        |e: std::io::Error| Error::Kernel { doing: "create volume", path: dir.to_owned(), errno: Sys::from(&e).0 };
-    match std::fs::DirBuilder::new().mode(0o777).create(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(e) => return Err(failed(e)),
+    match without_umask(|| std::fs::DirBuilder::new().mode(0o777).create(dir)) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::Kernel { doing: "create volume", path: dir.to_owned(), errno: Sys::from(&e).0 })
+        }
+        _ => Ok(()),
     }
-    let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o777);
-    std::fs::set_permissions(dir, permissions).map_err(failed)
 }
 
 fn kind_of(mode: u32) -> &'static str {
@@ -151,24 +157,75 @@ pub fn host_path(host_path: &Path, typ: &str, create: bool) -> Result<Option<Own
     Ok(Some(fd))
 }
 
-/// Opens a path below a volume, never leaving it whatever links are there (CVE-2017-1002101, CVE-2021-25741). One that does not exist is
-/// made as a directory with the volume's own permissions.
+/// A subPath, cut up beforehand for those who must not allocate.
+struct SubPath {
+    /// `a`, `a/b`, `a/b/c`.
+    prefixes: Vec<CString>,
+    /// `a`, `b`, `c`.
+    names: Vec<CString>,
+}
+
+impl SubPath {
+    fn new(sub_path: &str) -> Result<SubPath, Error> {
+        let text = |s: &str| {
+            CString::new(s)
+                .map_err(|_| Error::SubPath { sub_path: sub_path.to_owned(), why: "holds a NUL byte".into() })
+        };
+        let parts: Vec<&str> = sub_path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+        let prefixes = (1..=parts.len()).map(|n| text(&parts[..n].join("/"))).collect::<Result<_, _>>()?;
+        let names = parts.iter().map(|p| text(p)).collect::<Result<_, _>>()?;
+        Ok(SubPath { prefixes, names })
+    }
+
+    /// Opens the path below `volume`, and makes directories with the volume's permissions for what is missing. The kernel keeps every step of
+    /// every look-up inside the volume (`RESOLVE_IN_ROOT`), whoever renames what meanwhile; what is made is made in a directory that was
+    /// opened that way, and `mkdirat(2)` follows no link. Nothing but system calls: a helper without an allocator runs it too. The
+    /// umask must be 0.
+    fn open(&self, volume: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        let mode = path::fstat(volume)?.st_mode & 0o777;
+        let scoped = path::How {
+            flags: libc::O_PATH as u64,
+            mode: 0,
+            resolve: path::resolve::IN_ROOT | path::resolve::NO_MAGICLINKS,
+        };
+        let mut at = path::openat2(volume, c".", scoped)?;
+        for (prefix, name) in self.prefixes.iter().zip(&self.names) {
+            at = match path::openat2(volume, prefix, scoped) {
+                Err(Errno::ENOENT) => {
+                    match path::mkdirat(at.as_fd(), name, mode) {
+                        // Another container of the pod may have the same idea; a link that leads nowhere fails below.
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(e) => return Err(e),
+                    }
+                    path::openat2(volume, prefix, scoped)?
+                }
+                other => other?,
+            };
+        }
+        Ok(at)
+    }
+}
+
+fn sub_path_error(sub_path: &str) -> impl Fn(Errno) -> Error {
+    let sub_path = sub_path.to_owned();
+    move |errno| {
+        let why = match errno {
+            Errno::ENOENT => format!("{}; a link on the way leads to nothing inside the volume", Sys(errno)),
+            Errno::EAGAIN => format!("{}; something in the volume is being renamed all the time", Sys(errno)),
+            _ => Sys(errno).to_string(),
+        };
+        Error::SubPath { sub_path: sub_path.clone(), why }
+    }
+}
+
+/// Opens a path below a volume, never leaving it whatever links are there (CVE-2017-1002101, CVE-2021-25741): an absolute link begins at the
+/// volume's root. One that does not exist is made as a directory with the volume's own permissions.
 ///
 /// # Errors
 /// A component is no directory, or a link leads nowhere.
 pub fn sub_path(volume: BorrowedFd<'_>, sub_path: &str) -> Result<OwnedFd, Error> {
-    let failed = |why: String| Error::SubPath { sub_path: sub_path.to_owned(), why };
-    let copy = volume.try_clone_to_owned().map_err(|e| failed(husk_oci::errno::io_text(&e)))?;
-    let mode = path::fstat(volume).map_err(|e| failed(Sys(e).to_string()))?.st_mode & 0o7777;
-    let root = pathrs::Root::from_fd(copy);
-    match root.resolve(sub_path) {
-        Ok(handle) => Ok(handle.into()),
-        Err(_) => {
-            use std::os::unix::fs::PermissionsExt;
-            let made = root.mkdir_all(sub_path, &std::fs::Permissions::from_mode(mode & 0o777));
-            made.map(OwnedFd::from).map_err(|e| failed(e.to_string()))
-        }
-    }
+    let cut = SubPath::new(sub_path)?;
+    without_umask(|| cut.open(volume)).map_err(sub_path_error(sub_path))
 }
 
 /// A detached clone of the mount at an opened file or directory, ready to be attached inside a container.
@@ -185,47 +242,23 @@ pub fn detached(of: BorrowedFd<'_>, shown_as: &Path, recursive: bool) -> Result<
 /// # Errors
 /// The kernel's, with the subPath.
 pub fn detached_in(holder: BorrowedFd<'_>, volume: &str, sub_path: &str) -> Result<OwnedFd, Error> {
-    let failed = |errno: Errno| Error::SubPath { sub_path: sub_path.to_owned(), why: Sys(errno).to_string() };
-    let text = |s: &str| CString::new(s).map_err(|_| failed(Errno::EINVAL));
-    let base = text(volume)?;
-    // Every prefix, so that the helper, which must not allocate, can make what is missing.
-    let parts: Vec<&str> = sub_path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
-    let prefixes = (1..=parts.len()).map(|n| text(&parts[..n].join("/"))).collect::<Result<Vec<_>, _>>()?;
-    let names = parts.iter().map(|p| text(p)).collect::<Result<Vec<_>, _>>()?;
-    let mut result: Result<OwnedFd, Errno> = Err(Errno::ENOENT);
+    let failed = sub_path_error(sub_path);
+    let cut = SubPath::new(sub_path)?;
+    let base = c_string(Path::new(volume))?;
+    let mut result: Result<OwnedFd, Errno> = Err(Errno::ECHILD);
     let slot = &mut result;
-    let work = || *slot = in_namespace(holder, &base, &prefixes, &names);
-    let helper = process::vfork_helper(false, work).map_err(failed)?;
-    process::wait(process::Target::Pid(helper), false, false).map_err(failed)?;
-    result.map_err(failed)
+    let work = || *slot = in_namespace(holder, &base, &cut);
+    let helper = process::vfork_helper(false, work).map_err(&failed)?;
+    process::wait(process::Target::Pid(helper), false, false).map_err(&failed)?;
+    result.map_err(&failed)
 }
 
-/// The helper's part: no allocation, nothing but system calls.
-fn in_namespace(
-    holder: BorrowedFd<'_>,
-    base: &CString,
-    prefixes: &[CString],
-    names: &[CString],
-) -> Result<OwnedFd, Errno> {
+/// The helper's part: no allocation, nothing but system calls. Its umask is its own.
+fn in_namespace(holder: BorrowedFd<'_>, base: &CStr, cut: &SubPath) -> Result<OwnedFd, Errno> {
+    process::umask(0);
     process::setns(holder, process::ns::MOUNT)?;
     let volume = path::openat(nix::fcntl::AT_FDCWD, base, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    let mode = path::fstat(volume.as_fd())?.st_mode & 0o777;
-    let scoped = path::How {
-        flags: libc::O_PATH as u64,
-        mode: 0,
-        resolve: path::resolve::IN_ROOT | path::resolve::NO_MAGICLINKS,
-    };
-    let mut at = volume.try_clone().map_err(|e| Sys::from(&e).0)?;
-    for (prefix, name) in prefixes.iter().zip(names) {
-        at = match path::openat2(volume.as_fd(), prefix, scoped) {
-            Err(Errno::ENOENT) => {
-                path::mkdirat(at.as_fd(), name, mode)?;
-                path::openat2(volume.as_fd(), prefix, scoped)?
-            }
-            other => other?,
-        };
-    }
-    mount::clone_tree_fd(at.as_fd(), false)
+    mount::clone_tree_fd(cut.open(volume.as_fd())?.as_fd(), false)
 }
 
 #[cfg(test)]
@@ -265,8 +298,9 @@ mod tests {
         empty_dir(&dir.join("v")).unwrap();
         let root = std::fs::File::open(dir.join("v")).unwrap();
         sub_path(root.as_fd(), "a/b").unwrap();
-        assert_eq!(dir.join("v").metadata().unwrap().mode() & 0o7777, 0o777);
-        assert!(dir.join("v/a/b").is_dir());
+        for made in ["v", "v/a", "v/a/b"] {
+            assert_eq!(dir.join(made).metadata().unwrap().mode() & 0o7777, 0o777, "{made}");
+        }
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

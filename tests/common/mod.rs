@@ -224,7 +224,9 @@ impl Drop for Host {
         if std::thread::panicking() {
             self.before.describe(&self.dir, &self.state);
         }
-        let left = self.left_over();
+        // A second panic would end the whole program before anything is cleaned away.
+        let left = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.left_over()));
+        let left = left.unwrap_or_else(|_| vec!["the final deletion did not end".to_owned()]);
         outside::sweep(&self.dir, &self.state);
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             eprintln!("remove {}: {error}", self.dir.display());

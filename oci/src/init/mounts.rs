@@ -39,7 +39,13 @@ impl Init<'_> {
                     mount::mount_setattr(tree, (*change).into()).during(Part::Attributes)?;
                 }
                 let place = place::find_or_make(self.held.root()?, target, || kind_of(tree))?;
-                Ok(mount::attach(tree, place.as_fd())?)
+                mount::attach(tree, place.as_fd()).map_err(|errno| {
+                    match (errno, kind_of(tree), kind_of(place.as_fd())) {
+                        // The kernel does not say more when a directory meets something else.
+                        (Errno::EINVAL, Ok(a), Ok(b)) if a != b => Errno::ENOTDIR.into(),
+                        _ => errno.into(),
+                    }
+                })
             }
             Step::RemountReadonly { target } => {
                 let top = place::find(self.held.root()?, target).during(Part::Find)?;

@@ -178,9 +178,9 @@ impl Step {
             (Step::Terminal { .. }, Part::Find, Errno::ENOENT) => Some("a terminal needs a devpts mount at /dev/pts"),
             (Step::EnterCgroup(_), _, Errno::EAGAIN) => Some("its limit on the number of processes is reached"),
             (Step::Ids { .. }, Part::Whole, Errno::EINVAL) => Some("the id is not mapped in the user namespace"),
-            (Step::MountNew { .. }, Part::Whole, Errno::EPERM) => {
-                Some("this needs CAP_SYS_ADMIN in the user namespace that owns the mount's namespaces")
-            }
+            (Step::MountNew { .. }, Part::Whole, Errno::EPERM) => Some(
+                "it needs CAP_SYS_ADMIN, and in a user namespace a proc or sysfs that the sandbox can see in whole",
+            ),
             _ => None,
         }
     }

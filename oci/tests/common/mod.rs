@@ -53,12 +53,15 @@ impl Sandbox {
         let user_bit = if user { ns::USER } else { 0 };
         let namespaces = ns::NET | ns::IPC | ns::UTS | ns::PID | ns::MOUNT | user_bit;
         let args = CloneArgs { namespaces, ..CloneArgs::default() };
-        let (go, ready, parents_end) = (go_r.as_fd(), ready_w.as_fd(), go_w.as_fd());
+        let (go, ready) = (go_r.as_fd(), ready_w.as_fd());
+        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
         let child = process::spawn(&args, || {
-            use std::os::fd::AsRawFd;
-            let n = parents_end.as_raw_fd() as u32;
-            let _ = fd::close_range(n, n);
             let set_up = || -> Result<(), Errno> {
+                // Nothing of other tests may be kept open by a sandbox: not the ends of their pipes, not files they write.
+                fd::place(go, 0)?;
+                fd::place(ready, 1)?;
+                fd::close_range(3, u32::MAX)?;
+                let (go, ready) = (stdin.as_fd(), stdout.as_fd());
                 process::set_parent_death_signal(libc::SIGKILL)?;
                 fd::read(go, &mut [0])?;
                 if user {
@@ -72,6 +75,14 @@ impl Sandbox {
                     path::mkdirat(path::CWD, dir, 0o1777)?;
                 }
                 mount::mount_at(c"shm", c"shm", c"tmpfs", libc::MS_NOSUID, Some(c"mode=1777"))?;
+                if user {
+                    // In a user namespace the kernel mounts a new proc or sysfs only where one can be seen already.
+                    for (fstype, dir) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
+                        path::mkdirat(path::CWD, dir, 0o755)?;
+                        let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                        mount::mount_at(fstype, dir, fstype, flags, None)?;
+                    }
+                }
                 mount::pivot_root(c".", c".")?;
                 mount::umount(c".", true)?;
                 process::set_dumpable(true)?;
@@ -99,15 +110,22 @@ impl Sandbox {
         Sandbox { pid: child.pid, pidfd: child.pidfd, user }
     }
 
+    /// Sends SIGKILL. It is dead only when all processes of its PID namespace were reaped, some of which may be our children.
     pub fn kill(&self) {
         let _ = process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = process::wait(Target::Pidfd(self.pidfd.as_fd()), false, false);
+    }
+
+    pub fn reap(&self) {
+        let mut fds = [fd::PollFd::new(self.pidfd.as_fd(), fd::PollFlags::POLLIN)];
+        let _ = fd::poll(&mut fds, Some(TIMEOUT));
+        let _ = process::wait(Target::Pidfd(self.pidfd.as_fd()), true, false);
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.kill();
+        self.reap();
     }
 }
 
@@ -126,7 +144,9 @@ impl Rootfs {
         let dir = TempDir::new();
         let bin = dir.0.join("bin");
         std::fs::create_dir(&bin).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox")).expect("the tests need busybox-static");
+        // A link, since a file that was just written may be busy when it is executed (a child of another test has it open).
+        std::fs::hard_link("/bin/busybox", bin.join("busybox"))
+            .expect("the tests need busybox-static, on the file system of /tmp");
         for name in APPLETS {
             std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
         }
@@ -290,6 +310,11 @@ impl Container {
             Some(Event::Failed(e)) => Err(e),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Loses the start handle and everything else but the process.
+    pub fn abandon(self) -> OwnedFd {
+        self.starting.release().unwrap()
     }
 
     pub fn wait(&self) -> i32 {

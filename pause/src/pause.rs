@@ -2,7 +2,8 @@
 //! SIGTERM or SIGINT. Every other signal is taken and dropped. `-v` prints the version.
 //!
 //! All containers of a pod may be able to see it, so there is as little to see as possible: not dumpable, and after its first
-//! microseconds a seccomp filter leaves it the two calls of its loop. It even gives back its stack: what stays resident is one page of text.
+//! microseconds a seccomp filter leaves it the two calls of its loop. It gives back its stack but for the page with its arguments
+//! (`ps` reads them): that and one page of text stay resident.
 
 use crate::arch::{self, AUDIT_ARCH, PAGE, nr};
 use crate::sys::{self, Bpf, BpfProgram};
@@ -10,10 +11,6 @@ use crate::sys::{self, Bpf, BpfProgram};
 const VERSION: &str = concat!("husk pause ", env!("CARGO_PKG_VERSION"), "\n");
 const NOT_INIT: &str = "pause: warning: not PID 1, orphans will not be reaped here\n";
 const NO_SECCOMP: &str = "pause: cannot install its seccomp filter\n";
-
-/// Room between the stack pointer at the start and the end of the stack: 8 KiB of random offset, arguments, environment. A longer
-/// rest merely stays resident.
-const STACK: usize = 36 * 4096 / PAGE * PAGE + 2 * PAGE;
 
 const BPF_LD_W_ABS: u16 = 0x20;
 const BPF_JEQ: u16 = 0x15;
@@ -64,9 +61,12 @@ pub unsafe extern "C" fn main(start: *const usize) -> ! {
     if sys::getpid() != 1 {
         sys::write(2, NOT_INIT.as_bytes());
     }
-    let here = start as usize & !(PAGE - 1);
-    // SAFETY: `rest` uses nothing on the stack: all its data are statics.
-    unsafe { arch::enter(here - PAGE, STACK, start, rest) }
+    let page = |address: usize| address & !(PAGE - 1);
+    let from = page(start as usize) - PAGE;
+    // SAFETY: the first argument, or argv's null pointer.
+    let strings = unsafe { *start.wrapping_add(1) };
+    // SAFETY: the range ends before the page of the strings, and `rest` uses nothing on the stack: all its data are statics.
+    unsafe { arch::enter(from, page(strings).saturating_sub(from), start, rest) }
 }
 
 /// The life of pause, on an empty stack.
@@ -79,6 +79,44 @@ extern "C" fn rest(_: *const usize) -> ! {
         let signal = sys::wait_signal(&sys::ALL_SIGNALS);
         if signal == sys::SIGTERM as isize || signal == sys::SIGINT as isize {
             sys::exit(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs [`FILTER`] on a call, with those instructions that it has.
+    fn verdict(number: u32, arch: u32) -> u32 {
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let Bpf { code, jt, jf, k } = FILTER[at];
+            at += 1;
+            match code {
+                BPF_LD_W_ABS => value = if k == 0 { number } else { arch },
+                BPF_JEQ => at += usize::from(if value == k { jt } else { jf }),
+                _ => return k,
+            }
+        }
+    }
+
+    #[test]
+    fn two_calls_are_left_and_every_other_one_kills() {
+        for number in 0..2048 {
+            let allowed = [nr::RT_SIGTIMEDWAIT as u32, nr::EXIT_GROUP as u32].contains(&number);
+            let expected = if allowed { SECCOMP_RET_ALLOW } else { SECCOMP_RET_KILL_PROCESS };
+            assert_eq!(verdict(number, AUDIT_ARCH), expected, "call {number}");
+        }
+    }
+
+    #[test]
+    fn calls_of_another_architecture_kill() {
+        const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+        const X32: u32 = 0x4000_0000;
+        for number in [nr::RT_SIGTIMEDWAIT as u32, nr::EXIT_GROUP as u32] {
+            assert_eq!(verdict(number, AUDIT_ARCH_I386), SECCOMP_RET_KILL_PROCESS);
+            assert_eq!(verdict(number | X32, AUDIT_ARCH), SECCOMP_RET_KILL_PROCESS);
         }
     }
 }

@@ -235,6 +235,15 @@ fn archive(files: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
     tar.bytes()
 }
 
+/// A pipe that somebody writes this file into.
+fn pipe(scratch: &Scratch, name: &str, from: &Path) -> PathBuf {
+    let path = scratch.path(name);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (to, bytes) = (path.clone(), fs::read(from).unwrap());
+    std::thread::spawn(move || fs::write(to, bytes));
+    path
+}
+
 fn unused(_: &str) -> Option<String> {
     None
 }
@@ -288,7 +297,7 @@ fn xattr(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
 // ---- formats ----
 
 #[test]
-fn a_layout_is_loaded_from_a_directory_a_tar_and_a_gzipped_tar() {
+fn a_layout_is_loaded_from_a_directory_a_tar_a_gzipped_tar_and_pipes() {
     let scratch = Scratch::new();
     let config = serde_json::json!({
         "Entrypoint": ["/bin/app"], "Cmd": ["-v"], "Env": ["A=b=c", "PATH=/bin"], "User": "web:www", "WorkingDir": "/srv", "StopSignal": "SIGRTMIN+3",
@@ -309,7 +318,8 @@ fn a_layout_is_loaded_from_a_directory_a_tar_and_a_gzipped_tar() {
     assert!(store.list().unwrap().is_empty());
     assert!(!scratch.root().exists(), "reading an absent store makes nothing");
     let mut ids = Vec::new();
-    for path in [make().dir(&scratch, "dir"), tar, zipped] {
+    let (piped, piped_zipped) = (pipe(&scratch, "p1", &tar), pipe(&scratch, "p2", &zipped));
+    for path in [make().dir(&scratch, "dir"), tar, zipped, piped, piped_zipped] {
         let images = store.load(&path).unwrap();
         assert_eq!(images.len(), 1);
         let image = &images[0];
@@ -384,12 +394,8 @@ fn a_root_file_system_is_imported_plain_gzipped_and_from_a_pipe() {
     let second = store.import(&scratch.write("r.tgz", &gzip(&tar)), "r2:1").unwrap();
     assert_eq!(first.id, second.id, "the same content is the same image");
     assert_eq!(second.names, ["husk.example/r:latest", "r2:1"]);
-    let pipe = scratch.path("pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let (to, bytes) = (pipe.clone(), gzip(&tar));
-    let writer = std::thread::spawn(move || fs::write(to, bytes).unwrap());
-    assert_eq!(store.import(&pipe, "r3").unwrap().id, first.id);
-    writer.join().unwrap();
+    let piped = pipe(&scratch, "pipe", &scratch.path("r.tgz"));
+    assert_eq!(store.import(&piped, "r3").unwrap().id, first.id);
     for bad in ["", "UPPER", "a b", "a:b:c", "x@sha256:0", "a\u{1b}"] {
         assert_eq!(store.import(&plain, bad).unwrap_err().kind(), Kind::Name, "{bad:?}");
     }

@@ -419,7 +419,10 @@ impl Launching {
     ///
     /// # Errors
     /// The step that failed; the child is dead then.
-    #[expect(clippy::should_implement_trait, reason = "what comes next is not an item of a sequence")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "what is not there yet and what failed are told apart, so it is no iterator"
+    )]
     pub fn next(&mut self) -> Result<Option<(Held, Vec<String>)>, Error> {
         loop {
             let mut packet = [0u8; PACKET + 1];

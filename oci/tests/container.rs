@@ -3,9 +3,10 @@
 mod common;
 
 use common::*;
-use husk_oci::spawn::{PidNamespace, Placement};
-use husk_oci::sys::process;
-use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, UserBuilder};
+use husk_oci::spawn::{Create, PidNamespace, Placement, Root, Stdio, create};
+use husk_oci::sys::seccomp::Insn;
+use husk_oci::sys::{fd, process};
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimitBuilder, PosixRlimitType, UserBuilder};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -227,6 +228,77 @@ fn the_program_is_looked_for_in_the_path_of_its_own_environment() {
     mode(0o755);
     s.process_mut().as_mut().unwrap().set_env(Some(vec!["PATH=/nowhere:/opt/a".into(), "V=3".into()]));
     assert_eq!(Setup::new(&sandbox, &rootfs, &s).run().unwrap().output, "/opt/a/hello x 3\n");
+}
+
+/// Lets everything pass but `mkdir(2)` and `mkdirat(2)`, which fail with EXDEV.
+fn no_directories() -> Vec<Insn> {
+    let insn = |code, jt, jf, k| Insn { code, jt, jf, k };
+    let mut program = vec![insn(0x20, 0, 0, 0)];
+    #[cfg(target_arch = "x86_64")]
+    program.push(insn(0x15, 1, 0, libc::SYS_mkdir as u32));
+    program.push(insn(0x15, 0, 1, libc::SYS_mkdirat as u32));
+    program.push(insn(0x06, 0, 0, 0x0005_0000 | libc::EXDEV as u32));
+    program.push(insn(0x06, 0, 0, 0x7fff_0000));
+    program
+}
+
+#[test]
+fn a_seccomp_filter_holds_for_the_program_with_and_without_no_new_privs() {
+    let (sandbox, rootfs) = (Sandbox::new(false), Rootfs::new());
+    let program = no_directories();
+    for no_new_privs in [true, false] {
+        let mut s = spec("mkdir /x; grep -E 'Seccomp:|NoNewPrivs' /proc/self/status");
+        s.process_mut().as_mut().unwrap().set_no_new_privileges(Some(no_new_privs));
+        let mut setup = Setup::new(&sandbox, &rootfs, &s);
+        setup.seccomp = Some(&program);
+        let out = setup.run().unwrap();
+        let expected = format!(
+            "mkdir: can't create directory '/x': Invalid cross-device link\nNoNewPrivs:\t{}\nSeccomp:\t2\n",
+            no_new_privs as u8
+        );
+        assert_eq!(out.output, expected);
+    }
+}
+
+#[test]
+fn a_container_without_a_sandbox_has_the_namespaces_that_its_spec_lists() {
+    let rootfs = Rootfs::new();
+    let mut s = spec("echo $$; hostname; readlink /proc/self/ns/net; ls /dev/pts");
+    s.set_hostname(Some("alone".into()));
+    let list = s.linux_mut().as_mut().unwrap().namespaces_mut().as_mut().unwrap();
+    for typ in [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts] {
+        list.push(LinuxNamespaceBuilder::default().typ(typ).build().unwrap());
+    }
+    let (null, file) = (std::fs::File::open("/dev/null").unwrap(), tempfile());
+    let (start_r, start_w) = fd::pipe(false).unwrap();
+    let mut c = create(&Create {
+        spec: &s,
+        root: Root::Path(rootfs.path()),
+        sources: &[],
+        join: None,
+        pid_namespace: PidNamespace::Nested,
+        cgroup: Placement::default(),
+        stdio: Stdio::Fds([null.as_fd(), file.as_fd(), file.as_fd()]),
+        start: start_r.as_fd(),
+        sibling: false,
+        die_with_parent: true,
+        attach_at: c"/mnt",
+        seccomp: None,
+    })
+    .unwrap();
+    c.wait_created(TIMEOUT).unwrap();
+    fd::write(start_w.as_fd(), b"s").unwrap();
+    assert_eq!(exit_code(c.pidfd()), 0);
+    let mut text = String::new();
+    std::io::Seek::rewind(&mut &file).unwrap();
+    std::io::Read::read_to_string(&mut &file, &mut text).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3]), ("1", "alone", "ptmx"), "{text}");
+    assert_ne!(lines[2], std::fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap());
+}
+
+fn tempfile() -> std::fs::File {
+    fd::memfd(c"output", false).unwrap().into()
 }
 
 #[test]

@@ -8,7 +8,7 @@ use husk_oci::sys::path::{self, How, resolve};
 use husk_oci::sys::{Errno, path as sys_path};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -188,7 +188,10 @@ fn spooled(mut from: impl Read, dir: BorrowedFd<'_>) -> Result<File, Error> {
     let mut buf = vec![0; 1 << 17];
     loop {
         match from.read(&mut buf) {
-            Ok(0) => return Ok(file),
+            Ok(0) => {
+                file.rewind().map_err(|e| fail(husk_oci::errno::Sys::from(&e).0))?;
+                return Ok(file);
+            }
             Ok(n) => file.write_all(&buf[..n]).map_err(|e| fail(husk_oci::errno::Sys::from(&e).0))?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(super::unpack::read_error(&e)),

@@ -232,10 +232,21 @@ impl Unpacker<'_> {
         }
         let mut at = tree::open_in(self.root, b"", libc::O_PATH | libc::O_DIRECTORY).during("open the root of")?;
         for n in 1..=parts.len() {
-            let prefix = parts[..n].join(&b'/');
-            at = match tree::open_in(self.root, &prefix, libc::O_PATH | libc::O_DIRECTORY) {
+            // One step where the next part is a directory; from the root again, as far as here, where it is a link.
+            let step = tree::c(parts[n - 1]).during("use the name")?;
+            at = match tree::open_child_dir(at.as_fd(), &step, libc::O_PATH) {
                 Ok(fd) => fd,
-                Err(Errno::ENOENT | Errno::ENOTDIR) => self.missing_parent(at.as_fd(), parts[n - 1], &prefix)?,
+                Err(Errno::ENOENT) => self.missing_parent(at.as_fd(), parts[n - 1], &parts[..n].join(&b'/'))?,
+                Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                    let prefix = parts[..n].join(&b'/');
+                    match tree::open_in(self.root, &prefix, libc::O_PATH | libc::O_DIRECTORY) {
+                        Ok(fd) => fd,
+                        Err(Errno::ENOENT | Errno::ENOTDIR) => {
+                            self.missing_parent(at.as_fd(), parts[n - 1], &prefix)?
+                        }
+                        Err(errno) => return Err(Fault::Sys("open the directory of", errno)),
+                    }
+                }
                 Err(errno) => return Err(Fault::Sys("open the directory of", errno)),
             };
         }

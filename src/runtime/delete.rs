@@ -33,10 +33,8 @@ pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result
     loop {
         if !is_live(roots, &entry.uid)? {
             let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-            return match remove::collect(roots, &driver, &entry.uid) {
-                Ok(_) => Ok(()),
-                Err(errors) => Err(join(&errors)),
-            };
+            remove::collect(roots, &driver, &entry.uid).map_err(|errors| join(&errors))?;
+            return remove::runtime_cgroup(roots, &driver);
         }
         match ask(&dir, options) {
             Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: entry.full_name(), what: message }),

@@ -12,6 +12,27 @@ use crate::volume::remove_tree;
 /// How long processes may take to vanish after SIGKILL before we say that one is stuck.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Removes the cgroup that keepers, supervisors and pauses share, if no pod lives any more. A keeper that has just let go of its lock may
+/// still be in it for a moment.
+pub fn runtime_cgroup(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Error> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let path = format!("{}/runtime", roots.cgroup_parent());
+    let mut result = Ok(());
+    roots.when_quiet(|| {
+        let deadline = Instant::now() + PATIENCE;
+        result = loop {
+            match driver.try_remove(&path) {
+                Ok(true) => break driver.remove_empty_parents(&path),
+                Ok(false) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(500)),
+                // Somebody else's process is in it; it goes with a later pod, or with gc.
+                Ok(false) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+    })?;
+    result.map_err(|e| Error::Host { what: e.to_string() })
+}
+
 /// What a collection did.
 #[derive(Debug, Default)]
 pub struct GcReport {
@@ -159,8 +180,8 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         }
     }
     orphans(roots, &known, &mut report)?;
-    if let Err(e) = driver.remove_empty_parents(&format!("{}/runtime/x", roots.cgroup_parent())) {
-        report.failed.push(Error::Host { what: e.to_string() });
+    if let Err(e) = runtime_cgroup(roots, driver) {
+        report.failed.push(e);
     }
     Ok(report)
 }

@@ -92,6 +92,8 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
                     what: format!("{error}; and what was made could not be removed: {}", left.join("; ")),
                 });
             }
+            // It goes with a later pod, or with gc, if it cannot go now; the error that matters is the pod's.
+            drop(remove::runtime_cgroup(roots, driver));
             Err(error)
         }
     }
@@ -111,7 +113,10 @@ fn prepare(
     let log = crate::state::append_file(&reservation.dir.join("supervisor.log"))?;
     let exe = super::exe::sealed(&roots.state.join("names"))?;
     let runtime = format!("{}/runtime", roots.cgroup_parent());
-    let placement = enter(driver, &runtime)?;
+    let host = |e: crate::cgroup::Error| Error::Host { what: e.to_string() };
+    // Shared by all pods of the instance; nobody removes it while a pod is reserved.
+    driver.create(&runtime, &Limits { every_hierarchy: true, ..Limits::default() }).map_err(host)?;
+    let placement = driver.placement(&runtime).map_err(host)?;
     let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for the supervisor's answer", e))?;
     let argument = |p: &Path| CString::new(p.as_os_str().as_bytes());
     let argv = [
@@ -132,18 +137,6 @@ fn prepare(
         cgroup: &placement,
     })?;
     Ok(read.into())
-}
-
-/// The runtime cgroup is shared by all pods of the instance and removed with the last one; another's removal may come in between.
-fn enter(driver: &Cgroupfs, path: &str) -> Result<crate::cgroup::Placement, Error> {
-    let limits = Limits { every_hierarchy: true, ..Limits::default() };
-    let mut tries = 0;
-    loop {
-        match driver.create(path, &limits).and_then(|()| driver.placement(path)) {
-            Err(e) if tries < 16 && e.errno() == Some(nix::errno::Errno::ENOENT) => tries += 1,
-            other => return other.map_err(|e| Error::Host { what: e.to_string() }),
-        }
-    }
 }
 
 fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error> {

@@ -21,6 +21,8 @@ use crate::volume;
 const PAUSE_ID: u32 = 65535;
 /// The kubelet's value for pause.
 const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
+const POD_PIDS: u64 = 8192;
 /// `/dev/shm` of a pod, as containerd makes it.
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -39,6 +41,7 @@ pub fn start(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Re
     let launching = launch(record, &spec, std::os::fd::AsFd::as_fd(&image))?;
     // pause makes its namespaces meanwhile.
     let limits = container::from_resources(manifest::pod_resources(&spec).map_err(host)?);
+    let limits = crate::cgroup::Limits { pids_max: Some(POD_PIDS), ..limits };
     driver.create(&record.cgroup, &limits).map_err(host)?;
     directories(roots, record, &spec)?;
     Ok(launching)

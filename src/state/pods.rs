@@ -237,6 +237,25 @@ impl Roots {
         }
     }
 
+    /// Calls `act` if no pod lives, while none can be reserved.
+    ///
+    /// # Errors
+    /// The instance's lock or list cannot be had.
+    pub fn when_quiet(&self, act: impl FnOnce()) -> Result<(), Error> {
+        if !self.state.exists() {
+            return Ok(());
+        }
+        let _guard = self.global_lock()?;
+        let alive = |l: &Listed| match l {
+            Listed::Pod(entry) => entry.live,
+            Listed::Unfinished { live, .. } | Listed::Unreadable { live, .. } => *live,
+        };
+        if !self.list()?.iter().any(alive) {
+            act();
+        }
+        Ok(())
+    }
+
     /// Forgets a pod: its name and its directory. The caller holds the pod's lock (or is its supervisor) and has removed everything else.
     ///
     /// # Errors

@@ -269,6 +269,8 @@ fn files(dir: &Path) -> BTreeSet<String> {
             let first = inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default();
             let frame =
                 inner.components().count() == 1 && (path.is_dir() || path.metadata().is_ok_and(|meta| meta.len() == 0));
+            // `root/state-directory` ties the root to its state directory for good.
+            let frame = frame || inner == Path::new("state-directory");
             if first != "images" && first != "image" && !frame {
                 found.insert(path.display().to_string());
             }

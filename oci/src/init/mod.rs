@@ -65,6 +65,8 @@ pub(crate) struct Held<'p> {
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
     cwd: Option<OwnedFd>,
+    /// The tmpfs with the cgroup hierarchies.
+    cgroup: Option<OwnedFd>,
     /// The verified `/dev/null`, to hide files with.
     null: Option<OwnedFd>,
     /// An attached empty read-only tmpfs, to hide directories with.
@@ -89,6 +91,8 @@ impl<'p> Init<'p> {
         let plan = self.plan;
         // What we make gets exactly the permissions we say.
         process::umask(0);
+        // For whoever looks at `ps` meanwhile; it can't fail.
+        let _ = process::set_name(c"husk-init");
         for (item, step) in (0u16..).zip(&plan.steps) {
             if let Err(Fault(part, errno)) = self.apply(item, step) {
                 let message = Message::Failed { item, part: part as u16, errno: errno as i32 };

@@ -47,9 +47,20 @@ impl Init<'_> {
                     }
                 })
             }
-            Step::RemountReadonly { target } => {
-                let top = place::find(self.held.root()?, target).during(Part::Find)?;
-                Ok(mount::mount_setattr(top.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() })?)
+            Step::CgroupHierarchy { name, v1, flags } => {
+                let dir = self.cgroup()?;
+                path::mkdirat(dir, name, 0o755).during(Part::Make)?;
+                // Nobody else has seen that tmpfs yet, so the name is the directory just made.
+                path::fchdir(path::openat(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0)?.as_fd())?;
+                let (fstype, data) = match v1 {
+                    Some(data) => (c"cgroup", Some(data.as_c_str())),
+                    None => (c"cgroup2", None),
+                };
+                Ok(mount::mount_here(fstype, fstype, *flags, data)?)
+            }
+            Step::CgroupReadonly => {
+                let change = SetAttr { set: attr::RDONLY, ..SetAttr::default() };
+                Ok(mount::mount_setattr(self.cgroup()?, change)?)
             }
             Step::OpenDev { target } => {
                 let dev = place::find_or_make(self.held.root()?, target, || Ok(Kind::Directory))?;
@@ -74,10 +85,11 @@ impl Init<'_> {
             Step::ReadonlyPath { target } => self.readonly_path(target),
             Step::OpenCwd { target, create } => {
                 let root = self.held.root()?;
-                if *create {
-                    drop(place::find_or_make(root, target, || Ok(Kind::Directory))?);
-                }
-                self.held.cwd = Some(place::find_dir(root, target).during(Part::Find)?);
+                let found = match place::find_dir(root, target) {
+                    Err(Errno::ENOENT) if *create => place::find_or_make(root, target, || Ok(Kind::Directory))?,
+                    other => other.during(Part::Find)?,
+                };
+                self.held.cwd = Some(found);
                 Ok(())
             }
             Step::RootAttributes { change } => Ok(mount::mount_setattr(self.held.root()?, (*change).into())?),
@@ -102,6 +114,10 @@ impl Init<'_> {
         Ok(self.held.dev.as_ref().ok_or(Fault(Part::Find, Errno::EBADF))?.as_fd())
     }
 
+    fn cgroup(&self) -> Result<BorrowedFd<'_>, Fault> {
+        Ok(self.held.cgroup.as_ref().ok_or(Fault(Part::Find, Errno::EBADF))?.as_fd())
+    }
+
     /// By way of the working directory: `mount(2)` on "." walks no path.
     fn mount_new(
         &mut self,
@@ -123,6 +139,7 @@ impl Init<'_> {
             Keep::Sys => (libc::SYSFS_MAGIC, None),
             Keep::Dev => (libc::TMPFS_MAGIC, Some(&mut self.held.dev)),
             Keep::Pts => (libc::DEVPTS_SUPER_MAGIC, Some(&mut self.held.pts)),
+            Keep::Cgroup => (libc::TMPFS_MAGIC, Some(&mut self.held.cgroup)),
         };
         if path::fs_magic(top.as_fd()).during(Part::Verify)? != wanted {
             return Err(Fault(Part::Verify, Errno::EINVAL));

@@ -11,22 +11,9 @@ use crate::sys::mount::{self, Propagation, attr};
 use crate::sys::path::{self, CWD};
 use crate::sys::process::ns;
 use crate::sysctl;
-use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
-use std::ffi::{CStr, CString};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 use std::os::fd::AsFd;
 use std::path::Path;
-
-/// Devices that every container has: name, major, minor.
-const DEVICES: [(&CStr, u32, u32); 6] =
-    [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
-
-const LINKS: [(&CStr, &CStr); 5] = [
-    (c"fd", c"/proc/self/fd"),
-    (c"stdin", c"/proc/self/fd/0"),
-    (c"stdout", c"/proc/self/fd/1"),
-    (c"stderr", c"/proc/self/fd/2"),
-    (c"ptmx", c"pts/ptmx"),
-];
 
 /// A place in the container: absolute, without `..`.
 pub(crate) fn target(field: &str, text: &str, no_symlinks: bool) -> Result<Target, Error> {
@@ -49,17 +36,19 @@ pub(crate) fn target(field: &str, text: &str, no_symlinks: bool) -> Result<Targe
     Ok(Target { container_path: format!("/{relative}"), relative: cstring(field, &relative)?, no_symlinks })
 }
 
-fn utf8<'p>(field: &str, path: &'p Path) -> Result<&'p str, Error> {
+pub(super) fn utf8<'p>(field: &str, path: &'p Path) -> Result<&'p str, Error> {
     path.to_str().ok_or_else(|| Error::refused(field, "is not UTF-8"))
 }
 
-struct Builder<'r, 'a> {
+/// What the rooms of the plan add to, one after another.
+pub(super) struct Builder<'r, 'a> {
     req: &'r Create<'a>,
-    spec: &'a Spec,
-    steps: Vec<Step>,
-    fds: Fds<'a>,
+    pub(super) spec: &'a Spec,
+    pub(super) steps: Vec<Step>,
+    pub(super) fds: Fds<'a>,
     cells: usize,
-    user: bool,
+    /// The container lives in a user namespace.
+    pub(super) user: bool,
 }
 
 /// Makes the plan of a container and the table of fds its child keeps.
@@ -314,110 +303,22 @@ impl<'a> Builder<'_, 'a> {
             self.steps.push(v2(to));
             return Ok(());
         };
-        let at = to.container_path.clone();
-        let place = |name: &str| target("linux cgroup mount", &format!("{at}/{name}"), true);
-        let again = target("linux cgroup mount", &at, true)?;
         self.steps.push(Step::MountNew {
             target: to,
             fstype: c"tmpfs".into(),
             source: c"tmpfs".into(),
             flags: (flags | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC) & !libc::MS_RDONLY,
             data: Some(c"mode=755,size=64k".into()),
-            keep: None,
+            keep: Some(Keep::Cgroup),
         });
         for h in list {
-            let target = place(&h.name)?;
-            self.steps.push(match &h.v1 {
-                None => v2(target),
-                Some(data) => Step::MountNew {
-                    target,
-                    fstype: c"cgroup".into(),
-                    source: c"cgroup".into(),
-                    flags,
-                    data: Some(cstring("linux cgroup mount", data)?),
-                    keep: None,
-                },
-            });
+            let field = "linux cgroup mount";
+            let v1 = h.v1.as_deref().map(|data| cstring(field, data)).transpose()?;
+            self.steps.push(Step::CgroupHierarchy { name: cstring(field, &h.name)?, v1, flags });
         }
         if flags & libc::MS_RDONLY != 0 {
-            self.steps.push(Step::RemountReadonly { target: again });
+            self.steps.push(Step::CgroupReadonly);
         }
-        Ok(())
-    }
-
-    /// Directories that later mounts need, devices and links. `/dev` is open when these run.
-    fn devices(&mut self, mounts: &[Mount]) -> Result<(), Error> {
-        for m in mounts {
-            let name = m.destination().strip_prefix("/dev").ok().and_then(Path::to_str).unwrap_or_default();
-            let new = matches!(m.typ().as_deref(), Some("devpts" | "mqueue" | "tmpfs"));
-            if new && !name.is_empty() && name != ".." && !name.contains('/') {
-                self.steps.push(Step::DevDirectory { name: cstring("mounts", name)? });
-            }
-        }
-        for (name, major, minor) in DEVICES {
-            let path = format!("/dev/{}", name.to_string_lossy());
-            let dev = path::makedev(major, minor);
-            self.device(&path, Some(name.to_owned()), libc::S_IFCHR | 0o666, dev, None)?;
-        }
-        for (name, to) in LINKS {
-            self.steps.push(Step::DevLink { name: name.into(), to: to.into() });
-        }
-        let list = self.spec.linux().as_ref().and_then(|l| l.devices().as_ref());
-        for (i, d) in list.into_iter().flatten().enumerate() {
-            let field = format!("linux.devices[{i}]");
-            let kind = match d.typ() {
-                LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
-                LinuxDeviceType::B => libc::S_IFBLK,
-                LinuxDeviceType::P => libc::S_IFIFO,
-                LinuxDeviceType::A => return Err(Error::refused(field, "type \"a\" is not a device")),
-            };
-            let number =
-                |n: i64| u32::try_from(n).map_err(|_| Error::refused(&field, format!("{n} is no device number")));
-            let dev = if kind == libc::S_IFIFO { 0 } else { path::makedev(number(d.major())?, number(d.minor())?) };
-            let path = utf8(&field, d.path())?;
-            let owner = match (d.uid(), d.gid()) {
-                (None, None) => None,
-                (uid, gid) => Some((uid.unwrap_or(0), gid.unwrap_or(0))),
-            };
-            let default = DEVICES
-                .iter()
-                .find(|(name, ..)| path.strip_prefix("/dev/").map(str::as_bytes) == Some(name.to_bytes()));
-            if let Some((_, major, minor)) = default {
-                if kind != libc::S_IFCHR || dev != path::makedev(*major, *minor) {
-                    return Err(Error::refused(field, format!("{path} is a default device with another number")));
-                }
-                continue;
-            }
-            let name = Path::new(path).strip_prefix("/dev").ok().and_then(Path::to_str).unwrap_or("");
-            let in_dev = if name.is_empty() || name.contains('/') { None } else { Some(cstring(&field, name)?) };
-            self.device(path, in_dev, kind | d.file_mode().unwrap_or(0o666) & 0o7777, dev, owner)?;
-        }
-        Ok(())
-    }
-
-    fn device(
-        &mut self,
-        path: &str,
-        in_dev: Option<CString>,
-        mode: u32,
-        dev: u64,
-        owner: Option<(u32, u32)>,
-    ) -> Result<(), Error> {
-        let to = target("linux.devices", path, false)?;
-        if self.user && mode & libc::S_IFMT != libc::S_IFIFO {
-            // Device nodes can't be made in a user namespace: the host's own are bound, if they are what is asked for.
-            let what = || format!("open device {path} of the host");
-            let c = cstring("linux.devices", path)?;
-            let tree = mount::clone_tree(CWD, &c, false).map_err(|e| Error::prepare(what(), e))?;
-            let stat = path::fstat(tree.as_fd()).map_err(|e| Error::prepare(what(), e))?;
-            if stat.st_mode & libc::S_IFMT != mode & libc::S_IFMT || stat.st_rdev != dev {
-                return Err(Error::refused("linux.devices", format!("{path} of the host is another device")));
-            }
-            let from = Origin::Slot(self.fds.own(tree).map_err(|e| Error::prepare(what(), e))?);
-            self.steps.push(Step::MountExisting { target: to, from, changes: vec![PRIVATE] });
-            return Ok(());
-        }
-        self.steps.push(Step::Device { target: to, in_dev, mode, dev, owner });
         Ok(())
     }
 
@@ -485,7 +386,8 @@ impl<'a> Builder<'_, 'a> {
     }
 }
 
-const PRIVATE: Change = Change { set: 0, clear: 0, propagation: Some(Propagation::Private), recursive: true };
+pub(super) const PRIVATE: Change =
+    Change { set: 0, clear: 0, propagation: Some(Propagation::Private), recursive: true };
 
 /// The fewest calls that set what the options ask for on a bind mount: at most one for all mounts in it and one for its top.
 fn changes(o: &Options) -> Vec<Change> {
@@ -514,4 +416,153 @@ fn changes(o: &Options) -> Vec<Change> {
     }
     let nothing = |c: &Change| c.set == 0 && c.clear == 0 && c.propagation.is_none();
     [whole, top].into_iter().filter(|c| !nothing(c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::spawn::{Join, Placement};
+    use oci_spec::runtime::{LinuxNamespaceBuilder, MountBuilder};
+    use std::fs::File;
+
+    fn spec() -> Spec {
+        let mut spec = Spec::default();
+        spec.set_hostname(None);
+        let own = [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup, LinuxNamespaceType::Pid];
+        let own = own.map(|typ| LinuxNamespaceBuilder::default().typ(typ).build().unwrap());
+        spec.linux_mut().as_mut().unwrap().set_namespaces(Some(own.to_vec()));
+        spec.process_mut().as_mut().unwrap().set_terminal(None);
+        spec.root_mut().as_mut().unwrap().set_readonly(Some(true));
+        spec
+    }
+
+    /// Plans with /dev/null for every fd.
+    fn plan_of(spec: &Spec, sources: &[Source<'_>], user: bool) -> Result<Plan, Error> {
+        let null = File::open("/dev/null").unwrap();
+        let tasks = [File::open("/dev/null").unwrap().into()];
+        let fd = null.as_fd();
+        let req = Create {
+            spec,
+            root: Root::Detached(fd),
+            sources,
+            join: Some(Join { pidfd: fd, user }),
+            pid_namespace: PidNamespace::Nested,
+            cgroup: Placement { into_cgroup: None, tasks: &tasks },
+            stdio: Stdio::Fds([fd; 3]),
+            start: fd,
+            sibling: true,
+            die_with_parent: true,
+            attach_at: c"/root",
+            seccomp: Some(&[]),
+        };
+        plan(&req).map(|(plan, _)| plan)
+    }
+
+    /// Positions of the steps, by the name of their variant.
+    fn position(plan: &Plan, name: &str) -> usize {
+        let is = |s: &Step| format!("{s:?}").split([' ', '(', '{']).next() == Some(name);
+        plan.steps.iter().position(is).unwrap_or_else(|| panic!("no step {name}"))
+    }
+
+    #[test]
+    fn the_order_of_steps_is_a_contract() {
+        let mut s = spec();
+        s.process_mut().as_mut().unwrap().set_oom_score_adj(Some(5));
+        s.linux_mut().as_mut().unwrap().set_sysctl(Some([("net.ipv4.ip_forward".into(), "1".into())].into()));
+        let options = vec!["bind".to_string()];
+        let shared =
+            MountBuilder::default().destination("/s").typ("bind").source("/s").options(options).build().unwrap();
+        let mut sources = vec![Source::Spec; s.mounts().as_ref().unwrap().len()];
+        s.mounts_mut().as_mut().unwrap().push(shared);
+        sources.push(Source::Sandbox(c"/s"));
+        let p = plan_of(&s, &sources, false).unwrap();
+        let order = [
+            "NotDumpable",
+            "CloseOthers",
+            "Stdio",
+            "Session",
+            "EnterCgroup",
+            "OomScoreAdj",
+            "Join",
+            "CloneShared",
+            "Unshare",
+            "PrivateMounts",
+            "AttachRoot",
+            "MountNew",
+            "DevDirectory",
+            "Device",
+            "Sysctl",
+            "OpenCwd",
+            "Mask",
+            "ReadonlyPath",
+            "RootAttributes",
+            "Pivot",
+            "Keyring",
+            "EnterCwd",
+            "Umask",
+            "Bounding",
+            "Ids",
+            "Capabilities",
+            "NoNewPrivs",
+            "SeccompLate",
+            "FindProgram",
+            "CloseOnExec",
+            "DieWithParent",
+            "ReportCreated",
+            "AwaitStart",
+            "Exec",
+        ];
+        let found: Vec<usize> = order.iter().map(|name| position(&p, name)).collect();
+        assert!(found.is_sorted(), "{:?}", order.iter().zip(found).collect::<Vec<_>>());
+        assert_eq!((position(&p, "Exec"), p.cells), (p.steps.len() - 1, 1));
+    }
+
+    #[test]
+    fn a_filter_without_no_new_privs_comes_before_the_capabilities_go() {
+        let mut s = spec();
+        s.process_mut().as_mut().unwrap().set_no_new_privileges(Some(false));
+        let p = plan_of(&s, &[], false).unwrap();
+        assert!(position(&p, "SeccompEarly") < position(&p, "Bounding"));
+    }
+
+    #[test]
+    fn in_a_user_namespace_devices_are_bound_and_a_nested_child_does_not_join_it_again() {
+        let p = plan_of(&spec(), &[], true).unwrap();
+        assert!(!p.steps.iter().any(|s| matches!(s, Step::Device { .. })));
+        let joined = p.steps.iter().find_map(|s| match s {
+            Step::Join { namespaces, .. } => Some(*namespaces),
+            _ => None,
+        });
+        assert_eq!(joined.unwrap() & ns::USER, 0);
+        assert!(position(&p, "BecomeRoot") < position(&p, "Unshare"));
+    }
+
+    #[test]
+    fn sources_have_to_match_the_mounts() {
+        let e = plan_of(&spec(), &[Source::Spec], false).unwrap_err();
+        assert_eq!(e.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn targets_are_cleaned_and_can_not_go_up() {
+        let t = target("x", "//a/./b//c/", false).unwrap();
+        assert_eq!((t.container_path.as_str(), t.relative.as_c_str()), ("/a/b/c", c"a/b/c"));
+        assert_eq!(target("x", "/", false).unwrap().relative.as_c_str(), c"");
+        for bad in ["a", "", "/a/../b", "/..", "/a\0b"] {
+            assert!(target("x", bad, false).is_err(), "{bad:?}");
+        }
+        assert!(target("x", &format!("/{}", "a".repeat(5000)), false).is_err());
+    }
+
+    #[test]
+    fn a_bind_is_changed_with_as_few_calls_as_can_be() {
+        let of = |words: &[&str]| changes(&options::parse(words).unwrap());
+        assert_eq!(of(&["bind", "ro"]).len(), 1);
+        assert_eq!(of(&["rbind"]), [PRIVATE]);
+        let two = of(&["rbind", "ro", "rslave"]);
+        assert_eq!(two.len(), 2);
+        assert_eq!((two[0].propagation, two[0].recursive), (Some(Propagation::Slave), true));
+        assert_eq!((two[1].set, two[1].recursive), (attr::RDONLY, false));
+    }
 }

@@ -111,9 +111,10 @@ impl Step {
                 let path = &target.container_path;
                 at(path, format!("bind mount on {path}"))
             }
-            Step::RemountReadonly { target } => {
-                at(&target.container_path, format!("make {} read-only", target.container_path))
+            Step::CgroupHierarchy { name, .. } => {
+                format!("mount cgroup {} in the container's cgroup directory", name.to_string_lossy())
             }
+            Step::CgroupReadonly => "make the container's cgroup directory read-only".into(),
             Step::OpenDev { .. } => at("/dev", "make the default devices".into()),
             Step::DevDirectory { name } => format!("make directory /dev/{}", name.to_string_lossy()),
             Step::DevLink { name, to } => {

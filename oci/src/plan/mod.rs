@@ -1,12 +1,14 @@
 //! From a spec to a flat list of steps: everything that can fail by thought fails here, everything that has to be allocated is
 //! allocated here. The list is what `init` walks and what the parent makes its sentences from.
 //!
-//! Files: this one has the types; `container` and `process` fill the list; `describe` turns a step into words; `fds` is the
+//! Files: this one has the types; `container`, `devices` and `process` fill the list; `cgroup` knows the
+//! host's hierarchies; `describe` turns a step into words; `fds` is the
 //! table of what the child keeps open.
 
 pub(crate) mod cgroup;
 pub(crate) mod container;
 pub(crate) mod describe;
+mod devices;
 pub(crate) mod fds;
 pub(crate) mod process;
 
@@ -84,6 +86,8 @@ pub(crate) enum Keep {
     Sys,
     Dev,
     Pts,
+    /// The tmpfs that holds the v1 hierarchies.
+    Cgroup,
 }
 
 /// One thing the child does.
@@ -145,10 +149,14 @@ pub(crate) enum Step {
         from: Origin,
         changes: Vec<Change>,
     },
-    /// Makes a mount read-only after things were put into it.
-    RemountReadonly {
-        target: Target,
+    /// One v1 hierarchy (`None` = the v2 tree) in the tmpfs for them. Its root is that of the cgroup namespace.
+    CgroupHierarchy {
+        name: CString,
+        v1: Option<CString>,
+        flags: c_ulong,
     },
+    /// After the directories were made in it.
+    CgroupReadonly,
     /// Opens `/dev` of the image, when no file system is mounted there.
     OpenDev {
         target: Target,

@@ -41,6 +41,7 @@ pub(crate) fn check(spec: &Spec, given: Given) -> Result<(), Error> {
     refuse_if(spec.solaris().is_some(), "solaris")?;
     refuse_if(spec.windows().is_some(), "windows")?;
     refuse_if(spec.vm().is_some(), "vm")?;
+    refuse_if(spec.zos().is_some(), "zos")?;
     if let Some(linux) = spec.linux() {
         check_linux(linux, given)?;
     }
@@ -87,7 +88,9 @@ pub(crate) fn check_process(process: &Process, given: Given) -> Result<(), Error
     if process.args().as_ref().is_none_or(|a| a.is_empty()) {
         return Err(Error::refused("process.args", "is empty"));
     }
-    for (what, id) in [("process.user.uid", process.user().uid()), ("process.user.gid", process.user().gid())] {
+    let user = process.user();
+    let groups = user.additional_gids().iter().flatten().map(|gid| ("process.user.additionalGids", *gid));
+    for (what, id) in [("process.user.uid", user.uid()), ("process.user.gid", user.gid())].into_iter().chain(groups) {
         if id > i32::MAX as u32 {
             return Err(Error::refused(what, format!("{id} is larger than 2147483647")));
         }

@@ -252,6 +252,7 @@ pub struct Setup<'a> {
     pub terminal: bool,
     pub placement: Placement<'a>,
     pub die_with_parent: bool,
+    pub seccomp: Option<&'a [husk_oci::sys::seccomp::Insn]>,
 }
 
 impl<'a> Setup<'a> {
@@ -265,6 +266,7 @@ impl<'a> Setup<'a> {
             terminal: false,
             placement: Placement::default(),
             die_with_parent: false,
+            seccomp: None,
         }
     }
 
@@ -290,7 +292,7 @@ impl<'a> Setup<'a> {
             sibling: false,
             die_with_parent: self.die_with_parent,
             attach_at: c"/root",
-            seccomp: None,
+            seccomp: self.seccomp,
         })?;
         drop(out_w);
         let (warnings, terminal) = starting.wait_created(TIMEOUT)?;

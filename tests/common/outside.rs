@@ -30,10 +30,7 @@ impl Snapshot {
     pub fn take(dir: &Path, state: &Path) -> Snapshot {
         let parent = cgroup_parent(state);
         Snapshot {
-            processes: processes(dir, &parent)
-                .into_iter()
-                .map(|pid| format!("{pid} {}", cmdline(pid).join(" ")))
-                .collect(),
+            processes: processes(dir, &parent).into_iter().map(describe).collect(),
             cgroups: cgroups(&parent).into_iter().map(|path| path.display().to_string()).collect(),
             mounts: mounts(dir),
             files: files(dir),
@@ -69,7 +66,7 @@ impl Snapshot {
             }
         }
         for pid in processes(dir, &cgroup_parent(state)) {
-            eprintln!("-- process {pid} {}", cmdline(pid).join(" "));
+            eprintln!("-- process {}", describe(pid));
         }
     }
 }
@@ -176,6 +173,13 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect()
+}
+
+/// One line about a process: pid, state, parent, name, arguments.
+fn describe(pid: i32) -> String {
+    let (state, parent) = stat(pid).unwrap_or(('?', 0));
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("{pid} ({state}, child of {parent}) {}: {}", name.trim(), cmdline(pid).join(" "))
 }
 
 /// The state letter and the parent of a process; `None` once it is reaped.

@@ -95,6 +95,7 @@ fn json_and_yaml_are_real_pods() {
             json!({"initContainers": [container("i", "true", json!({}))], "containers": [sleeper("main")]}),
         ),
     );
+    host.pod("real").wait_phase("Running");
     let from_json: Object =
         serde_json::from_slice(&host.ok(&["get", "pod", "real", "-o", "json"]).stdout).expect("JSON of a v1.Pod");
     let from_yaml: Object =
@@ -153,7 +154,8 @@ fn a_torn_or_foreign_record_is_reported_and_does_not_hide_the_others() {
     let bad = host.state.join("pods/broken");
     fs::create_dir(&bad).expect("make a directory");
     fs::write(bad.join("pod.json"), b"{\"version\": 99").expect("write a torn record");
-    assert!(host.ok(&["get", "pods", "-o", "name"]).out().contains("good"));
+    let list = host.husk(&["get", "pods", "-o", "name"]);
+    assert!(list.out().contains("good") && list.code == Some(1) && list.err().contains("broken"), "{list}");
     host.husk(&["gc"]);
     assert_eq!(host.pod("good").phase(), "Running");
     drop(fs::remove_dir_all(&bad));

@@ -85,8 +85,8 @@ fn deaf_pod<'h>(host: &'h Host, name: &str, wire: &mut Wire, grace: u64) -> (Pod
 fn sigkill_comes_at_the_deadline_never_before_and_within_ten_milliseconds() {
     let host = Host::alone();
     let mut wire = Wire::new(&host);
-    for (round, flags) in [vec![], vec!["--grace-period=1"], vec![]].into_iter().enumerate() {
-        let grace = if round == 2 { 2 } else { 1 };
+    for (round, flags) in [vec![], vec!["--grace-period=2"], vec![]].into_iter().enumerate() {
+        let grace = if round == 2 { 3 } else { 2 };
         let name = format!("deaf-{round}");
         let (pod, pid) = deaf_pod(&host, &name, &mut wire, grace);
         let asked = Instant::now();
@@ -163,10 +163,10 @@ fn a_second_delete_shortens_the_grace_and_never_lengthens_it() {
     let first = host.job(&["delete", "pod", "shorter"]).start();
     assert_eq!(wire.hear(1), "t");
     let asked = Instant::now();
-    let second = host.job(&["delete", "pod", "shorter", "--grace-period=1"]).start();
+    let second = host.job(&["delete", "pod", "shorter", "--grace-period=2"]).start();
     let died = death(pid, Duration::from_secs(10));
     assert!(
-        died - asked >= Duration::from_secs(1) && died - asked < scaled(Duration::from_millis(1500)),
+        died - asked >= Duration::from_secs(2) && died - asked < scaled(Duration::from_millis(2500)),
         "{:?}",
         died - asked
     );
@@ -183,7 +183,7 @@ fn now_and_force_kill_at_once() {
         let output = pod.delete(flags);
         assert!(!alive(pid));
         assert!(
-            output.elapsed < scaled(Duration::from_millis(if name == "now" { 1800 } else { 800 })),
+            output.elapsed < scaled(Duration::from_millis(if name == "now" { 2800 } else { 800 })),
             "{name}: {output}"
         );
     }

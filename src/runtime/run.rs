@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use husk_oci::sys::fd;
 use k8s_openapi::api::core::v1::Pod;
@@ -28,6 +29,9 @@ pub struct RunOutcome {
     pub warnings: Vec<String>,
 }
 
+/// How long another `run` of the same uid may take to write its records.
+const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often a dead pod of the same name is collected before we give up.
 const TRIES: u32 = 3;
 
@@ -42,12 +46,17 @@ pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Erro
     let record = resolve::pod(roots, &store, pod, owner)?;
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     roots.prepare()?;
-    for _ in 0..TRIES {
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    let mut tries = 0;
+    while tries < TRIES {
         match roots.reserve(record.namespace(), record.name(), &uid)? {
             Reserved::New(reservation) => return start(roots, &driver, &record, reservation),
             Reserved::Same(entry) => return same(&entry, &record),
             // Every start collects for its own name.
+            Reserved::Busy if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Reserved::Busy => break,
             Reserved::Dead { uid } => {
+                tries += 1;
                 remove::collect(roots, &driver, &uid).map_err(first)?;
             }
         }

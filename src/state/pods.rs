@@ -60,6 +60,8 @@ pub enum Reserved {
     New(Reservation),
     /// The same uid under the same name is there already, live or finished.
     Same(Box<PodEntry>),
+    /// The same uid under the same name is being made by somebody else this very moment: ask again.
+    Busy,
     /// A pod of that name died without being finished; it has to be collected first.
     Dead {
         /// Its uid.
@@ -102,7 +104,7 @@ impl Roots {
         self.state.join("names").join(format!("{namespace}_{name}"))
     }
 
-    fn global_lock(&self) -> Result<Lock, Error> {
+    pub(super) fn global_lock(&self) -> Result<Lock, Error> {
         Lock::wait(&self.state.join("lock"), LockMode::Exclusive)
     }
 
@@ -123,6 +125,7 @@ impl Roots {
                 Some(Listed::Unfinished { live: false, .. } | Listed::Unreadable { live: false, .. }) => {
                     return Ok(Reserved::Dead { uid: owner });
                 }
+                Some(Listed::Unfinished { live: true, .. }) if owner == uid => return Ok(Reserved::Busy),
                 Some(_) => {
                     return Err(Error::NameTaken { namespace: namespace.into(), name: name.into(), uid: owner });
                 }

@@ -124,11 +124,9 @@ fn unborn(pid: i32, own: i32) -> bool {
 
 fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    if fs::read_to_string(proc.join("stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
-    {
-        // A zombie has no directories left, but still its cgroup.
-        return in_cgroup(pid, parent);
+    if let Some(('Z', above)) = stat(pid) {
+        // A zombie has no directories left, but still its cgroup. One that waits for the host's init is nobody else's affair.
+        return above != 1 && in_cgroup(pid, parent);
     }
     in_cgroup(pid, parent)
         || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, dir)))

@@ -153,7 +153,8 @@ fn a_flood_is_rotated_at_ten_mebibytes_and_five_files_are_kept() {
     }
     assert_eq!(pod.logs("main", &["--tail", "1"]), "the end\n");
     let text = pod.logs("main", &[]);
-    let torn = text.lines().find(|line| line.len() != 79 && *line != "the end");
+    // The first line may be the rest of one whose beginning went with an older file.
+    let torn = text.lines().skip(1).find(|line| line.len() != 79 && *line != "the end");
     assert_eq!(torn, None, "a line is torn by the rotation");
     assert!(text.len() > 25 * 1024 * 1024, "only {} bytes are left", text.len());
 }

@@ -68,6 +68,22 @@ fn running_the_same_uid_again_returns_the_same_pod() {
 }
 
 #[test]
+fn first_calls_side_by_side_do_not_disturb_one_another() {
+    let host = Host::new();
+    let jobs: Vec<_> = (0..6)
+        .map(|i| {
+            let name = format!("first-{i}");
+            host.job(&["run", "-"]).stdin(manifest(&name, json!({"containers": [sleeper("main")]}))).start()
+        })
+        .collect();
+    for job in jobs {
+        let output = job.finish();
+        assert_eq!(output.code, Some(0), "{output}");
+    }
+    assert_eq!(host.pod_dirs().len(), 6);
+}
+
+#[test]
 fn another_pod_of_the_same_name_is_refused() {
     let host = Host::new();
     let spec = manifest("taken", json!({"containers": [sleeper("main")]}));

@@ -45,6 +45,12 @@ impl Wire {
         json!({"volumeMounts": [{"name": "wire", "mountPath": "/wire"}]})
     }
 
+    /// Forgets what an earlier container has said.
+    fn clear(&mut self) {
+        let mut bytes = [0; 64];
+        while matches!(self.end.read(&mut bytes), Ok(1..)) {}
+    }
+
     /// Waits for `count` bytes.
     fn hear(&mut self, count: usize) -> String {
         let mut heard = Vec::new();
@@ -74,6 +80,7 @@ fn death(pid: i32, patience: Duration) -> Instant {
 }
 
 fn deaf_pod<'h>(host: &'h Host, name: &str, wire: &mut Wire, grace: u64) -> (Pod<'h>, i32) {
+    wire.clear();
     let spec = json!({"terminationGracePeriodSeconds": grace, "volumes": wire.volume(), "containers": [container("deaf", DEAF, Wire::mount())]});
     let pod = host.run(name, &manifest(name, spec));
     assert_eq!(wire.hear(1), "r");

@@ -126,6 +126,12 @@ impl Pod {
     /// The pod could not be started (it is undone then), or keeper is gone.
     pub async fn run(mut self) -> Result<(), Error> {
         let begun = match self.status.sandbox {
+            // Our predecessor had come to the end but for its last word.
+            _ if self.status.finished_at.is_some() => {
+                self.free();
+                self.over = true;
+                Ok(())
+            }
             None => self.begin().await,
             Some(_) => self.recover(),
         };
@@ -624,12 +630,15 @@ impl Pod {
             self.unsaved = true;
             return;
         }
-        if let Err(errors) = sandbox::free(&self.roots, &*self.driver, &self.record) {
-            for e in errors {
-                say("error", e);
-            }
-        }
+        self.free();
         self.over = true;
+    }
+
+    /// What a finished pod needs no more.
+    fn free(&self) {
+        for e in sandbox::free(&self.roots, &*self.driver, &self.record).err().into_iter().flatten() {
+            say("error", e);
+        }
     }
 
     fn remove(&mut self) {
@@ -725,7 +734,10 @@ fn staging(keeper: &mut Keeper) -> Result<Staging, Error> {
     let io = |e: std::io::Error| Error::io("set up the log writer", &e);
     if let (Some(read), Some(write), Some(journal)) = kept {
         let mut staging = Staging::from_fds(read, write, journal).map_err(io)?;
-        staging.recover().map_err(io)?;
+        if let Err(e) = staging.recover() {
+            // A full disk, say: the first pump tries again, and the pod must be watched meanwhile.
+            say("warn", format_args!("finish what the last log writer had begun: {e}, trying again later"));
+        }
         return Ok(staging);
     }
     let staging = Staging::new().map_err(io)?;

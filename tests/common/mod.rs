@@ -32,6 +32,7 @@ static QUIET: RwLock<()> = RwLock::new(());
 
 /// Keeps the machine shared, or to ourselves.
 enum Turn {
+    Borrowed,
     Shared(#[allow(dead_code, reason = "held, never read")] RwLockReadGuard<'static, ()>),
     Alone(#[allow(dead_code, reason = "held, never read")] RwLockWriteGuard<'static, ()>),
 }
@@ -83,6 +84,13 @@ impl Host {
     pub fn alone() -> Host {
         let turn = Turn::Alone(QUIET.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let host = Host::with(turn);
+        host.load(&image::busybox());
+        host
+    }
+
+    /// One more installation in a test that has one already, and with it its turn.
+    pub fn beside(_first: &Host) -> Host {
+        let host = Host::with(Turn::Borrowed);
         host.load(&image::busybox());
         host
     }

@@ -18,7 +18,8 @@ fn with_uid(name: &str, uid: &str) -> String {
 
 #[test]
 fn two_roots_never_meet() {
-    let (one, two) = (Host::new(), Host::new());
+    let one = Host::new();
+    let two = Host::beside(&one);
     let spec = manifest("same", json!({"containers": [sleeper("main")]}));
     let (a, b) = (one.run("same", &spec), two.run("same", &spec));
     assert_ne!(a.pid("main"), b.pid("main"));

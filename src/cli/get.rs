@@ -166,15 +166,17 @@ pub struct Found {
     pub pods: Vec<Pod>,
     /// One sentence for each pod that could not be shown.
     pub complaints: Vec<String>,
+    /// They were asked for by name, so that one that is missing is a failure.
+    named: bool,
 }
 
 impl Found {
-    /// Says the complaints, after the data was printed; exit code 1 when there are any.
+    /// Says the complaints, after the data was printed; a failure for pods that were named, as a list is of those that can be read.
     pub fn finish(self) -> Result<(), Error> {
         for complaint in &self.complaints {
             out::say(complaint);
         }
-        if self.complaints.is_empty() { Ok(()) } else { Err(Error::Exit { code: 1 }) }
+        if self.named && !self.complaints.is_empty() { Err(Error::Exit { code: 1 }) } else { Ok(()) }
     }
 }
 
@@ -185,7 +187,7 @@ impl Select {
             if self.all_namespaces || self.selector.is_some() {
                 return Err(Error::usage("names cannot be combined with -l or -A"));
             }
-            let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
+            let mut found = Found { pods: Vec::new(), complaints: Vec::new(), named: true };
             for name in names {
                 match context.roots.find(&context.namespace, name) {
                     Ok(entry) => found.pods.push(super::v1(&entry)),
@@ -195,7 +197,7 @@ impl Select {
             return Ok(found);
         }
         let (entries, complaints) = self.entries(context)?;
-        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints })
+        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints, named: false })
     }
 
     /// All readable pods that the selection means, by namespace and name; a sentence for each unreadable one.

@@ -14,7 +14,8 @@ pub const KEEPER: &[u8] = husk_pause::image::KEEPER;
 
 /// A file in memory with these bytes, to be executed by `execveat(2)`; CLOEXEC. Nobody can change it any more, whoever gets hold of it
 /// through `/proc/<pid>/exe` (CVE-2019-5736), and only root can read it: the kernel keeps a process of any other
-/// user that executes it from being looked into, from the first instant.
+/// user that executes it from being looked into, from the first instant. (A pause in a user namespace has to be readable, see
+/// [`husk_oci::sandbox::Sandbox::image`].)
 ///
 /// # Errors
 /// The kernel's: no memory, or no more fds.

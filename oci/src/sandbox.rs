@@ -6,7 +6,8 @@
 //! 1. `clone3` with the PID and mount (and user) namespaces; the others are unshared by the child, so that the caller goes on while
 //!    the kernel makes a network namespace.
 //! 2. hostname, loopback, sysctls, oom_score_adj, while the host's `/proc` is still there.
-//! 3. A small tmpfs becomes the root: `/root` (where containers attach theirs), the shared tmpfs, `/empty`. Then it is read-only.
+//! 3. A small tmpfs becomes the root: `/root` (where containers attach theirs), the shared tmpfs, `/empty`; in a user namespace also a
+//!    proc and a sysfs. Then it is read-only.
 //! 4. chroot into `/empty`, so that `/proc/<pid>/root` of the holder shows nothing.
 //! 5. ids, capabilities, no_new_privs; then the parent death signal, which a change of credentials would clear.
 //! 6. A handshake: had the parent died before step 5 the signal would never come; but then the caller, whose own parent death signal
@@ -55,7 +56,9 @@ pub struct Sandbox<'a> {
     pub sysctls: &'a [(CString, CString)],
     /// Shared tmpfs, made in this order, nosuid and nodev.
     pub tmpfs: &'a [Tmpfs],
-    /// Static executable without needs; a sealed memfd.
+    /// Static executable without needs; a sealed memfd. Best is one that `uid` can execute but not read: the kernel then keeps all but
+    /// the host's root from looking into the process. With `user` it must be readable, since the kernel asks the same of whoever joins
+    /// the sandbox from inside its user namespace.
     pub image: BorrowedFd<'a>,
     /// Its user.
     pub uid: u32,
@@ -129,10 +132,11 @@ enum Step {
     DeathSignal = 12,
     Exec = 13,
     UserNamespace = 14,
+    Visible = 15,
 }
 
 impl Step {
-    const ALL: [Step; 14] = [
+    const ALL: [Step; 15] = [
         Step::Namespaces,
         Step::Private,
         Step::Hostname,
@@ -147,6 +151,7 @@ impl Step {
         Step::DeathSignal,
         Step::Exec,
         Step::UserNamespace,
+        Step::Visible,
     ];
 
     fn sentence(self) -> &'static str {
@@ -165,6 +170,7 @@ impl Step {
             Step::DeathSignal => "bind pause to the life of its parent",
             Step::Exec => "execute pause",
             Step::UserNamespace => "enter the user namespace",
+            Step::Visible => "mount proc and sysfs for the containers of a user namespace",
         }
     }
 }
@@ -349,6 +355,9 @@ fn new_root(sandbox: &Sandbox<'_>, data: &[CString]) -> Result<(), Failure> {
         Ok(root)
     };
     let root = root().map_err(at(Step::Root))?;
+    if sandbox.user.is_some() {
+        visible_kernel(root.as_fd(), sandbox.namespaces).map_err(at(Step::Visible))?;
+    }
     for (item, (tmpfs, data)) in sandbox.tmpfs.iter().zip(data).enumerate() {
         mount_tmpfs(root.as_fd(), tmpfs, data).map_err(|errno| (Step::Tmpfs, item, errno))?;
     }
@@ -362,6 +371,20 @@ fn new_root(sandbox: &Sandbox<'_>, data: &[CString]) -> Result<(), Failure> {
         mount::mount_setattr(root.as_fd(), read_only)
     };
     pivot().map_err(at(Step::Pivot))
+}
+
+/// In a user namespace the kernel mounts a new proc or sysfs only where one can be seen in whole already: so that containers may have
+/// theirs, the sandbox's own are there, for the namespaces that are its own.
+fn visible_kernel(root: BorrowedFd<'_>, namespaces: u64) -> Result<(), Errno> {
+    for (bit, fstype) in [(ns::PID, c"proc"), (ns::NET, c"sysfs")] {
+        if namespaces & bit != 0 {
+            path::mkdirat(root, fstype, 0o755)?;
+            let point = path::openat(root, fstype, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
+            path::fchdir(point.as_fd())?;
+            mount::mount_here(fstype, fstype, libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, None)?;
+        }
+    }
+    Ok(())
 }
 
 fn mount_tmpfs(root: BorrowedFd<'_>, tmpfs: &Tmpfs, data: &CStr) -> Result<(), Errno> {

@@ -426,7 +426,13 @@ impl Keeper {
                 reply.key = a as u64;
                 reply.a = self.reap(a);
             }
-            Some(Kind::Quit) => sys::exit(0),
+            Some(Kind::Quit) => {
+                // The lock goes with us, and who then finds it free must find nobody of the pod alive.
+                if self.supervisor != 0 {
+                    sys::end(self.supervisor);
+                }
+                sys::exit(0)
+            }
             _ => reply.a = EINVAL,
         }
         sys::close(came);

@@ -1,5 +1,5 @@
 //! pause: PID 1 of a pod. It holds the pod's namespaces by being alive, lets the kernel reap its orphans, and exits 0 on
-//! SIGTERM or SIGINT. Every other signal is taken and dropped. `-v` prints the version.
+//! SIGTERM or SIGINT from outside its PID namespace. Every other signal is taken and dropped. `-v` prints the version.
 //!
 //! All containers of a pod may be able to see it, so there is as little to see as possible: not dumpable, and after its first
 //! microseconds a seccomp filter leaves it the two calls of its loop. It gives back its stack but for the page with its arguments
@@ -65,19 +65,24 @@ pub unsafe extern "C" fn main(start: *const usize) -> ! {
     let from = page(start as usize) - PAGE;
     // SAFETY: the first argument, or argv's null pointer.
     let strings = unsafe { *start.wrapping_add(1) };
-    // SAFETY: the range ends before the page of the strings, and `rest` uses nothing on the stack: all its data are statics.
-    unsafe { arch::enter(from, page(strings).saturating_sub(from), start, rest) }
+    // The little that `rest` needs lies right below the strings, in the page that stays anyway.
+    let stack = if strings == 0 { start } else { (strings & !15) as *const usize };
+    // SAFETY: the range ends before the page of the strings, and `rest` uses nothing of the old stack: all its data are statics.
+    unsafe { arch::enter(from, page(strings).saturating_sub(from), stack, rest) }
 }
 
 /// The life of pause, on an empty stack.
 extern "C" fn rest(_: *const usize) -> ! {
+    let init = sys::getpid() == 1;
     if sys::seccomp(&PROGRAM) < 0 {
         sys::write(2, NO_SECCOMP.as_bytes());
         sys::exit(1);
     }
+    let mut info = sys::SignalInfo::new();
     loop {
-        let signal = sys::wait_signal(&sys::ALL_SIGNALS);
-        if signal == sys::SIGTERM as isize || signal == sys::SIGINT as isize {
+        let signal = sys::wait_signal(&sys::ALL_SIGNALS, &mut info);
+        // A container in a shared PID namespace may send signals, but it must not end the pod: only who is outside has no pid here.
+        if (signal == sys::SIGTERM as isize || signal == sys::SIGINT as isize) && (info.pid == 0 || !init) {
             sys::exit(0);
         }
     }

@@ -144,10 +144,30 @@ pub fn set_mask(set: &'static u64) {
     unsafe { syscall4(nr::RT_SIGPROCMASK, SIG_SETMASK, set as *const u64 as usize, 0, SIGSET_BYTES) };
 }
 
-/// Waits for any signal of `set` and takes it; its number, or negative errno after SIGSTOP and SIGCONT.
-pub fn wait_signal(set: &'static u64) -> isize {
-    // SAFETY: the set is read only; no siginfo and no time limit are given.
-    unsafe { syscall4(nr::RT_SIGTIMEDWAIT, set as *const u64 as usize, 0, 0, SIGSET_BYTES) }
+/// Waits for any signal of `set` and takes it; its number, or negative errno after SIGSTOP and SIGCONT. `info.pid` is who sent it, 0 when
+/// that is nobody of our PID namespace.
+pub fn wait_signal(set: &'static u64, info: &mut SignalInfo) -> isize {
+    // SAFETY: the set is read only; the kernel writes one siginfo_t, which is 128 bytes, as `SignalInfo` is; no time limit is given.
+    unsafe {
+        syscall4(nr::RT_SIGTIMEDWAIT, set as *const u64 as usize, info as *mut SignalInfo as usize, 0, SIGSET_BYTES)
+    }
+}
+
+/// `siginfo_t` of a signal that a process sent with kill(2).
+#[repr(C)]
+pub struct SignalInfo {
+    head: [i32; 4],
+    /// The sender.
+    pub pid: i32,
+    rest: [u32; 27],
+}
+
+const _: () = assert!(size_of::<SignalInfo>() == 128);
+
+impl SignalInfo {
+    pub const fn new() -> Self {
+        SignalInfo { head: [0; 4], pid: 0, rest: [0; 27] }
+    }
 }
 
 /// `struct sigaction` without a handler: `how` is `SIG_DFL` or `SIG_IGN`, flags, restorer and mask are zero.
@@ -219,6 +239,13 @@ pub unsafe fn exec_fd(fd: i32, argv: *const usize, envp: *const usize) -> i32 {
 pub fn reap(pid: i32) -> i32 {
     // SAFETY: neither status nor usage is asked for.
     unsafe { syscall4(nr::WAIT4, pid as usize, 0, WNOHANG | WALL, 0) as i32 }
+}
+
+/// Ends `pid`, a child of ours, and waits until it is gone.
+pub fn end(pid: i32) {
+    kill(pid, SIGKILL);
+    // SAFETY: neither status nor usage is asked for.
+    unsafe { syscall4(nr::WAIT4, pid as usize, 0, WALL, 0) };
 }
 
 /// `siginfo_t` of a dead child.

@@ -29,11 +29,11 @@ pub struct Launch<'a> {
     pub cgroup: &'a Placement,
 }
 
-/// Starts keeper in a session and cgroup of its own. Returns once it is known to run.
+/// Starts keeper in a session and cgroup of its own. Returns once it is known to run; it is our child.
 ///
 /// # Errors
 /// The kernel's, with the step that failed.
-pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
+pub fn launch(launch: Launch<'_>) -> Result<process::Child, Error> {
     const STEPS: [&str; 4] =
         ["start a session for keeper", "enter the runtime cgroup", "hand fds to keeper", "execute keeper"];
     let image = crate::embedded::memfd(c"keeper", crate::embedded::KEEPER)
@@ -94,7 +94,7 @@ pub fn launch(launch: Launch<'_>) -> Result<(), Error> {
     drop(child_report);
     let mut record = [0u8; 5];
     match fd::read(report.as_fd(), &mut record) {
-        Ok(0) => Ok(()),
+        Ok(0) => Ok(child),
         Ok(5) => {
             let _ = process::wait(process::Target::Pidfd(child.pidfd.as_fd()), false, false);
             let errno = i32::from_ne_bytes([record[1], record[2], record[3], record[4]]);

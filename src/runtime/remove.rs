@@ -180,6 +180,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         }
     }
     orphans(roots, &known, &mut report)?;
+    if let Err(e) = roots.sweep() {
+        report.failed.push(e.into());
+    }
     if let Err(e) = runtime_cgroup(roots, driver) {
         report.failed.push(e);
     }

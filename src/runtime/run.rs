@@ -5,8 +5,9 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use husk_oci::sys::fd;
+use husk_oci::sys::{fd, process};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Error, keeper, remove, resolve};
@@ -31,6 +32,9 @@ pub struct RunOutcome {
 /// How often a dead pod of the same name is collected before we give up.
 const TRIES: u32 = 3;
 
+/// How long somebody else may take to make the same pod at the same time.
+const MAKING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Runs one pod: reserves its name, writes its record, starts its keeper and waits until the sandbox is up and the first containers
 /// were started. Blocks for that long.
 ///
@@ -42,13 +46,18 @@ pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Erro
     let record = resolve::pod(roots, &store, pod, owner)?;
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     roots.prepare()?;
-    for _ in 0..TRIES {
+    let deadline = Instant::now() + MAKING_PATIENCE;
+    let mut tries = 0;
+    while tries < TRIES {
         match roots.reserve(record.namespace(), record.name(), &uid)? {
             Reserved::New(reservation) => return start(roots, &driver, &record, reservation),
             Reserved::Same(entry) => return same(&entry, &record),
+            Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Reserved::Making => break,
             // Every start collects for its own name.
             Reserved::Dead { uid } => {
                 remove::collect(roots, &driver, &uid).map_err(first)?;
+                tries += 1;
             }
         }
     }
@@ -78,7 +87,10 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
     let dir = reservation.dir.clone();
     let started = prepare(roots, driver, record, reservation);
     let outcome = match started {
-        Ok(ready) => await_ready(&dir, ready),
+        Ok((keeper, ready)) => await_ready(&dir, ready).inspect_err(|_| {
+            // keeper is our child as long as we live: leave no zombie to whoever started us.
+            let _ = process::wait(process::Target::Pidfd(keeper.pidfd.as_fd()), false, false);
+        }),
         Err(e) => Err(e),
     };
     match outcome {
@@ -105,7 +117,7 @@ fn prepare(
     driver: &Cgroupfs,
     record: &PodRecord,
     reservation: Reservation,
-) -> Result<std::fs::File, Error> {
+) -> Result<(process::Child, std::fs::File), Error> {
     let dir = PodDir::open(reservation.dir.clone())?;
     dir.write_record(record)?;
     let now = crate::pod::Now { boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64, wall: record.created_at };
@@ -128,7 +140,7 @@ fn prepare(
     ];
     let argv = argv.into_iter().collect::<Result<Vec<_>, _>>();
     let argv = argv.map_err(|_| Error::Internal { what: "a NUL byte in a path".into() })?;
-    keeper::launch(keeper::Launch {
+    let keeper = keeper::launch(keeper::Launch {
         lock: reservation.lock.as_fd(),
         exe: exe.as_fd(),
         ready: write.as_fd(),
@@ -136,7 +148,7 @@ fn prepare(
         argv,
         cgroup: &placement,
     })?;
-    Ok(read.into())
+    Ok((keeper, read.into()))
 }
 
 fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error> {

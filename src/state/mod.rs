@@ -125,7 +125,30 @@ impl Roots {
                 root: self.root.clone(),
                 partner: PathBuf::from(std::ffi::OsString::from_vec(partner)),
             }),
-            None => replace(&self.root, open_dir(&self.root)?.as_fd(), PARTNER, ours),
+            None => {
+                // Two first calls must not write the same temporary file.
+                let _guard = self.global_lock()?;
+                if read(&path)?.is_some() {
+                    return self.bind_roots();
+                }
+                replace(&self.root, open_dir(&self.root)?.as_fd(), PARTNER, ours)
+            }
+        }
+    }
+
+    /// Removes what a first call left that was killed while it tied the roots together. Missing roots are fine.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let left = self.root.join(format!(".{PARTNER}.new"));
+        if !left.exists() {
+            return Ok(());
+        }
+        let _guard = self.global_lock()?;
+        match std::fs::remove_file(&left) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &left, &e)),
+            _ => Ok(()),
         }
     }
 }

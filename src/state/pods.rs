@@ -60,6 +60,8 @@ pub enum Reserved {
     New(Reservation),
     /// The same uid under the same name is there already, live or finished.
     Same(Box<PodEntry>),
+    /// Somebody is just making this very pod.
+    Making,
     /// A pod of that name died without being finished; it has to be collected first.
     Dead {
         /// Its uid.
@@ -102,7 +104,7 @@ impl Roots {
         self.state.join("names").join(format!("{namespace}_{name}"))
     }
 
-    fn global_lock(&self) -> Result<Lock, Error> {
+    pub(super) fn global_lock(&self) -> Result<Lock, Error> {
         Lock::wait(&self.state.join("lock"), LockMode::Exclusive)
     }
 
@@ -123,6 +125,7 @@ impl Roots {
                 Some(Listed::Unfinished { live: false, .. } | Listed::Unreadable { live: false, .. }) => {
                     return Ok(Reserved::Dead { uid: owner });
                 }
+                Some(Listed::Unfinished { live: true, .. }) if owner == uid => return Ok(Reserved::Making),
                 Some(_) => {
                     return Err(Error::NameTaken { namespace: namespace.into(), name: name.into(), uid: owner });
                 }
@@ -217,6 +220,10 @@ impl Roots {
         };
         let uid = uid.to_owned();
         Ok(Some(match read_both(&dir) {
+            // Records without a sandbox and without a keeper: whoever was making the pod was killed before anything ran.
+            Ok(Some((_, status))) if !live && status.sandbox.is_none() && status.finished_at.is_none() => {
+                Listed::Unfinished { uid, live }
+            }
             Ok(Some((record, status))) => Listed::Pod(Box::new(PodEntry { uid, record, status, live })),
             Ok(None) if !dir.exists() => return Ok(None),
             Ok(None) => Listed::Unfinished { uid, live },

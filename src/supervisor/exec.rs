@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use husk_oci::sys::path;
 use husk_oci::{exec, spawn};
 
 use crate::cgroup::CgroupDriver;
@@ -64,6 +65,15 @@ pub fn create(
         return Err(host(&"exec: no command was given"));
     }
     let process = spec::exec_process(record, container, wanted.argv.clone(), wanted.tty)?;
+    if container.user.uid != 0 {
+        // As for the container's own pipes: whoever opens /dev/stdout anew must be allowed to.
+        for fd in &wanted.fds {
+            let is_pipe = path::fstat(fd.as_fd()).is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFIFO);
+            if is_pipe {
+                path::fchown(fd.as_fd(), container.user.uid, u32::MAX).map_err(|e| host(&husk_oci::errno::Sys(e)))?;
+            }
+        }
+    }
     let placement = driver.placement(cgroup).map_err(|e| host(&e))?;
     let (rows, cols) = wanted.size.unwrap_or((24, 80));
     let stdio = match (wanted.tty, wanted.fds.as_slice()) {

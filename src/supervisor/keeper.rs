@@ -239,12 +239,19 @@ impl Keeper {
         self.done(Msg { a: pid, ..Msg::new(Kind::Reap, 0) }, Kind::Reap).map(drop)
     }
 
-    /// Ends keeper, and by that everything in the pod, this process included.
+    /// Ends keeper, and by that everything in the pod, this process included: it does not return while keeper lives. (Were we to exit by
+    /// ourselves, keeper could see that first and start another supervisor.)
     ///
     /// # Errors
-    /// keeper is gone already.
+    /// keeper cannot be asked.
     pub fn quit(&mut self) -> Result<()> {
-        self.send(Msg::new(Kind::Quit, 0), &[])
+        self.send(Msg::new(Kind::Quit, 0), &[])?;
+        loop {
+            match self.receive(false) {
+                Ok(_) | Err(Error::Protocol { .. }) => {}
+                Err(_) => return Ok(()),
+            }
+        }
     }
 
     /// Asks what is answered with `Done`.

@@ -30,10 +30,7 @@ impl Snapshot {
     pub fn take(dir: &Path, state: &Path) -> Snapshot {
         let parent = cgroup_parent(state);
         Snapshot {
-            processes: processes(dir, &parent)
-                .into_iter()
-                .map(|pid| format!("{pid} {}", cmdline(pid).join(" ")))
-                .collect(),
+            processes: processes(dir, &parent).into_iter().map(describe).collect(),
             cgroups: cgroups(&parent).into_iter().map(|path| path.display().to_string()).collect(),
             mounts: mounts(dir),
             files: files(dir),
@@ -69,7 +66,7 @@ impl Snapshot {
             }
         }
         for pid in processes(dir, &cgroup_parent(state)) {
-            eprintln!("-- process {pid} {}", cmdline(pid).join(" "));
+            eprintln!("-- process {}", describe(pid));
         }
     }
 }
@@ -127,11 +124,9 @@ fn unborn(pid: i32, own: i32) -> bool {
 
 fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    if fs::read_to_string(proc.join("stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
-    {
-        // A zombie has no directories left, but still its cgroup.
-        return in_cgroup(pid, parent);
+    if let Some(('Z', above)) = stat(pid) {
+        // A zombie has no directories left, but still its cgroup. One that waits for the host's init is nobody else's affair.
+        return above != 1 && in_cgroup(pid, parent);
     }
     in_cgroup(pid, parent)
         || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, dir)))
@@ -176,6 +171,13 @@ pub fn cmdline(pid: i32) -> Vec<String> {
         .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect()
+}
+
+/// One line about a process: pid, state, parent, name, arguments.
+fn describe(pid: i32) -> String {
+    let (state, parent) = stat(pid).unwrap_or(('?', 0));
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("{pid} ({state}, child of {parent}) {}: {}", name.trim(), cmdline(pid).join(" "))
 }
 
 /// The state letter and the parent of a process; `None` once it is reaped.

@@ -128,7 +128,10 @@ fn drain(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 impl Running {
     /// Sends a signal.
     pub fn kill(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid), signal).expect("signal a child of ours");
+        // It may be over already.
+        if let Err(errno) = kill(Pid::from_raw(self.pid), signal) {
+            assert_eq!(errno, nix::errno::Errno::ESRCH, "signal a child of ours");
+        }
     }
 
     /// Is it still running?

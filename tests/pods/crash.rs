@@ -50,13 +50,16 @@ fn killing_keeper_ends_every_process_of_the_pod() {
     for shared in [false, true] {
         let name = if shared { "shared" } else { "nested" };
         let (pod, mut pids) = family(&host, name, shared);
-        pids.extend([pod.pause(), pod.supervisor()]);
+        let pause = pod.pause();
+        pids.push(pod.supervisor());
         sigkill(pod.keeper());
         all_dead_within(
             Duration::from_secs(1),
             &pids,
             "pause and the supervisor die with keeper, and the pod with pause",
         );
+        // pause itself is gone when the host's init has reaped the members of its namespace, however long that takes.
+        wait_for("pause is gone", || (!alive(pause)).then_some(()));
     }
     host.ok(&["gc"]);
 }

@@ -112,12 +112,12 @@ fn exit_codes_and_signals_are_exact() {
     let codes = [0, 1, 2, 3, 42, 126, 127, 128, 137, 143, 254, 255];
     let mut containers: Vec<_> =
         codes.iter().map(|code| container(&format!("c{code}"), &format!("exit {code}"), json!({}))).collect();
-    // PID 1 ignores signals from its own namespace, so a child takes them: `sh` reports them as 128 + n.
+    // `$$` in a manifest is one dollar sign. PID 1 ignores signals from its own namespace, so a child takes them: `sh` reports them as 128 + n.
     let signals = [(1, "HUP"), (6, "ABRT"), (9, "KILL"), (11, "SEGV"), (15, "TERM")];
     containers.extend(
         signals
             .iter()
-            .map(|(n, name)| container(&format!("s{n}"), &format!("sh -c 'kill -{name} $$'; exit $?"), json!({}))),
+            .map(|(n, name)| container(&format!("s{n}"), &format!("sh -c 'kill -{name} $$$$'; exit $?"), json!({}))),
     );
     let pod = host.run("codes", &manifest("codes", json!({"containers": containers})));
     pod.wait_phase("Failed");
@@ -138,7 +138,10 @@ fn exit_codes_and_signals_are_exact() {
 #[test]
 fn a_container_killed_by_a_signal_reports_it() {
     let host = Host::new();
-    let pod = host.run("killed", &manifest("killed", json!({"containers": [sleeper("a"), sleeper("b")]})));
+    // Not PID 1 of a namespace, for which the kernel holds back all but SIGKILL.
+    let spec = json!({"shareProcessNamespace": true, "containers": [sleeper("a"), sleeper("b")]});
+    let pod = host.run("killed", &manifest("killed", spec));
+
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pid("a")), nix::sys::signal::Signal::SIGKILL)
         .expect("kill a container");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pod.pid("b")), nix::sys::signal::Signal::SIGSEGV)

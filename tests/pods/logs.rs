@@ -119,16 +119,21 @@ fn pod_file(path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn thirty_megabytes_as_fast_as_possible_are_complete() {
+fn forty_megabytes_as_fast_as_possible_are_complete() {
     let host = Host::new();
-    let pod = finished(&host, "flood", "seq 1 4000000");
+    let pad = "x".repeat(1000);
+    let pod = finished(&host, "flood", &format!("awk 'BEGIN {{ for (i = 1; i <= 40000; i++) print i, \"{pad}\" }}'"));
     let output = host.ok(&["logs", "flood"]);
     let mut expected = 0_u64;
     for line in output.out().lines() {
         expected += 1;
-        assert_eq!(line.parse(), Ok(expected), "a line is missing or torn");
+        assert!(
+            line == format!("{expected} {pad}"),
+            "line {expected} is missing or torn: {}",
+            line.chars().take(80).collect::<String>()
+        );
     }
-    assert_eq!(expected, 4_000_000);
+    assert_eq!(expected, 40_000);
     drop(pod);
 }
 
@@ -148,7 +153,9 @@ fn a_flood_is_rotated_at_ten_mebibytes_and_five_files_are_kept() {
     }
     assert_eq!(pod.logs("main", &["--tail", "1"]), "the end\n");
     let text = pod.logs("main", &[]);
-    assert!(text.lines().all(|line| line.len() == 79 || line == "the end"), "no line is torn by the rotation");
+    // The first line may be the rest of one whose beginning went with an older file.
+    let torn = text.lines().skip(1).find(|line| line.len() != 79 && *line != "the end");
+    assert_eq!(torn, None, "a line is torn by the rotation");
     assert!(text.len() > 25 * 1024 * 1024, "only {} bytes are left", text.len());
 }
 

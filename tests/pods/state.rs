@@ -68,6 +68,22 @@ fn running_the_same_uid_again_returns_the_same_pod() {
 }
 
 #[test]
+fn first_calls_side_by_side_do_not_disturb_one_another() {
+    let host = Host::new();
+    let jobs: Vec<_> = (0..6)
+        .map(|i| {
+            let name = format!("first-{i}");
+            host.job(&["run", "-"]).stdin(manifest(&name, json!({"containers": [sleeper("main")]}))).start()
+        })
+        .collect();
+    for job in jobs {
+        let output = job.finish();
+        assert_eq!(output.code, Some(0), "{output}");
+    }
+    assert_eq!(host.pod_dirs().len(), 6);
+}
+
+#[test]
 fn another_pod_of_the_same_name_is_refused() {
     let host = Host::new();
     let spec = manifest("taken", json!({"containers": [sleeper("main")]}));
@@ -95,6 +111,7 @@ fn json_and_yaml_are_real_pods() {
             json!({"initContainers": [container("i", "true", json!({}))], "containers": [sleeper("main")]}),
         ),
     );
+    host.pod("real").wait_phase("Running");
     let from_json: Object =
         serde_json::from_slice(&host.ok(&["get", "pod", "real", "-o", "json"]).stdout).expect("JSON of a v1.Pod");
     let from_yaml: Object =
@@ -153,7 +170,8 @@ fn a_torn_or_foreign_record_is_reported_and_does_not_hide_the_others() {
     let bad = host.state.join("pods/broken");
     fs::create_dir(&bad).expect("make a directory");
     fs::write(bad.join("pod.json"), b"{\"version\": 99").expect("write a torn record");
-    assert!(host.ok(&["get", "pods", "-o", "name"]).out().contains("good"));
+    let list = host.husk(&["get", "pods", "-o", "name"]);
+    assert!(list.out().contains("good") && list.code == Some(1) && list.err().contains("broken"), "{list}");
     host.husk(&["gc"]);
     assert_eq!(host.pod("good").phase(), "Running");
     drop(fs::remove_dir_all(&bad));

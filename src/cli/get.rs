@@ -166,17 +166,15 @@ pub struct Found {
     pub pods: Vec<Pod>,
     /// One sentence for each pod that could not be shown.
     pub complaints: Vec<String>,
-    /// They were asked for by name, so that one that is missing is a failure.
-    named: bool,
 }
 
 impl Found {
-    /// Says the complaints, after the data was printed; a failure for pods that were named, as a list is of those that can be read.
+    /// Says the complaints, after the data was printed; exit code 1 when there are any.
     pub fn finish(self) -> Result<(), Error> {
         for complaint in &self.complaints {
             out::say(complaint);
         }
-        if self.named && !self.complaints.is_empty() { Err(Error::Exit { code: 1 }) } else { Ok(()) }
+        if self.complaints.is_empty() { Ok(()) } else { Err(Error::Exit { code: 1 }) }
     }
 }
 
@@ -187,7 +185,7 @@ impl Select {
             if self.all_namespaces || self.selector.is_some() {
                 return Err(Error::usage("names cannot be combined with -l or -A"));
             }
-            let mut found = Found { pods: Vec::new(), complaints: Vec::new(), named: true };
+            let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
             for name in names {
                 match context.roots.find(&context.namespace, name) {
                     Ok(entry) => found.pods.push(super::v1(&entry)),
@@ -197,7 +195,7 @@ impl Select {
             return Ok(found);
         }
         let (entries, complaints) = self.entries(context)?;
-        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints, named: false })
+        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints })
     }
 
     /// All readable pods that the selection means, by namespace and name; a sentence for each unreadable one.

@@ -134,7 +134,7 @@ fn a_record_that_cannot_be_read_does_not_hide_the_others() {
     let bad = FakePod::new(&husk, "bad");
     std::fs::write(bad.roots.pod_dir(&bad.uid).join("status.json"), "{").expect("write");
     let said = husk.call(&["get", "pods", "-o", "name"]);
-    assert_eq!(said.is(0).stdout, "pod/good\n");
+    assert_eq!(said.is(1).stdout, "pod/good\n");
     assert!(said.stderr.contains(&bad.uid) && said.stderr.contains("status.json"), "{}", said.stderr);
     husk.call(&["get", "pod", "bad"]).refused(1, &["status.json"]);
 }

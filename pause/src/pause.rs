@@ -65,8 +65,10 @@ pub unsafe extern "C" fn main(start: *const usize) -> ! {
     let from = page(start as usize) - PAGE;
     // SAFETY: the first argument, or argv's null pointer.
     let strings = unsafe { *start.wrapping_add(1) };
-    // SAFETY: the range ends before the page of the strings, and `rest` uses nothing on the stack: all its data are statics.
-    unsafe { arch::enter(from, page(strings).saturating_sub(from), start, rest) }
+    // The little that `rest` needs lies right below the strings, in the page that stays anyway.
+    let stack = if strings == 0 { start } else { (strings & !15) as *const usize };
+    // SAFETY: the range ends before the page of the strings, and `rest` uses nothing of the old stack: all its data are statics.
+    unsafe { arch::enter(from, page(strings).saturating_sub(from), stack, rest) }
 }
 
 /// The life of pause, on an empty stack.

@@ -594,7 +594,7 @@ fn quit_ends_keeper_with_0_and_the_pod_with_it() {
     s.send(&Msg::new(Kind::Quit, 0).to_bytes(), &[]);
     let end = end_of(pod.keeper.pidfd.as_fd());
     assert_eq!((end.code, end.status), (libc::CLD_EXITED, 0));
-    killed(supervisor);
+    assert!(!std::path::Path::new(&format!("/proc/{supervisor}")).exists(), "keeper reaps it before it goes");
     killed(living);
 }
 

@@ -61,7 +61,7 @@ fn set(vars: &mut Vec<(String, String)>, name: &str, value: String) {
 }
 
 /// The process's arguments. `command` replaces ENTRYPOINT and drops CMD, `args` replaces CMD; `$(VAR)` is looked up in `declared`
-/// (what [`env`] gave; the image's variables don't count, as in Kubernetes), `$$` is `$`, an unknown name stays as written.
+/// (what [`env()`] gave; the image's variables don't count, as in Kubernetes), `$$` is `$`, an unknown name stays as written.
 ///
 /// # Errors
 /// When nothing is left to execute.

@@ -1,6 +1,6 @@
 //! Kubernetes objects in: parse, default, validate. Pure code: bytes and plain data in, plain data out; no I/O, no clock.
 //!
-//! The order is [`parse`], [`default`], [`validate`]; the rest may rely on a pod that went through all three.
+//! The order is [`parse()`], [`default()`], [`validate()`]; the rest may rely on a pod that went through all three.
 
 pub mod command;
 mod defaults;

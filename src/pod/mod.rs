@@ -1,7 +1,7 @@
 //! Kubelet semantics as pure functions over records: what to do next, back-off, grace, phase, status. Time is a parameter; no I/O.
 //!
 //! The supervisor's loop is: change the [`Status`](crate::state::record::Status) with one of the `apply_*` functions or [`request_delete`], write it, call
-//! [`decide`], carry out the actions in order, repeat at the next event or at the wake-up.
+//! [`decide()`], carry out the actions in order, repeat at the next event or at the wake-up.
 //!
 //! * `decide.rs`: status and clock to actions
 //! * `events.rs`: what happened to status

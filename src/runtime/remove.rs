@@ -1,6 +1,6 @@
 //! The end of a pod: everything that carries its name is removed, in an order that a crash at any point leaves for the next try.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -100,7 +100,7 @@ pub fn pod(
         }
     }
     errors.extend(tree(&roots.data_dir(uid)));
-    errors.extend(logs(roots, uid, record).iter().flat_map(tree));
+    errors.extend(logs(roots, uid, record).iter().flat_map(|dir| tree(dir)));
     if errors.is_empty() && !keep_own_records {
         let name = record.map(|r| (r.namespace(), r.name()));
         if let Err(e) = roots.forget(uid, name) {
@@ -115,7 +115,7 @@ pub fn pod(
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn tree(dir: &PathBuf) -> Option<Error> {
+fn tree(dir: &Path) -> Option<Error> {
     remove_tree(dir).err().map(|e| Error::Host { what: e.to_string() })
 }
 
@@ -193,9 +193,10 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
 fn orphans(roots: &Roots, known: &std::collections::HashSet<String>, report: &mut GcReport) -> Result<(), Error> {
     let uid_of_log = |name: &str| name.rsplit_once('_').map(|(_, uid)| uid.to_owned());
     let uid_of_data = |name: &str| Some(name.to_owned());
-    let places: [(PathBuf, &dyn Fn(&str) -> Option<String>); 2] =
-        [(roots.root.join("pods"), &uid_of_data), (roots.root.join("logs"), &uid_of_log)];
-    for (dir, uid_of) in places {
+    type UidOf<'a> = &'a dyn Fn(&str) -> Option<String>;
+    let places: [(&str, UidOf<'_>); 2] = [("pods", &uid_of_data), ("logs", &uid_of_log)];
+    for (place, uid_of) in places {
+        let dir = roots.root.join(place);
         let entries = match std::fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_oci::spawn::{Event, Starting};
 use husk_oci::sys::{clock, fd, process};
@@ -31,6 +31,8 @@ use crate::state::{Roots, start_ticks};
 const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long output may still come after every process of a container is dead.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the dead may take to be reaped at the end.
+const REAP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before a record that could not be written is tried again.
 const SAVE_RETRY: Duration = Duration::from_millis(250);
 
@@ -151,6 +153,7 @@ impl Pod {
             }
             Err(e) => self.undo(&e).await?,
         }
+        self.reap_all();
         self.keeper.quit().map_err(|e| Error::Host { what: e.to_string() })
     }
 
@@ -164,6 +167,7 @@ impl Pod {
         if let Some(pause) = &self.pause {
             let _ = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL);
         }
+        self.reap_all();
         let record = Some(&self.record);
         if let Err(errors) = remove::pod(&self.roots, &*self.driver, self.record.uid(), record, false) {
             for e in errors {
@@ -204,13 +208,22 @@ impl Pod {
 
     /// Children of keeper that no record knows: a sandbox whose supervisor died before it could write it down.
     fn kill_strangers(&self) {
-        let keeper = process::getppid();
-        let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-        for pid in list.split_ascii_whitespace().filter_map(|p| p.parse::<i32>().ok()) {
-            if pid != process::getpid()
-                && let Ok(pidfd) = process::pidfd_open(pid)
-            {
+        for pid in siblings() {
+            if let Ok(pidfd) = process::pidfd_open(pid) {
                 let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+        }
+    }
+
+    /// Has keeper reap all that is dead, until nobody but us is left: what keeper leaves goes to the host's init, and may stay a zombie there
+    /// for a while.
+    fn reap_all(&mut self) {
+        let deadline = Instant::now() + REAP_PATIENCE;
+        while !siblings().is_empty() && Instant::now() < deadline {
+            match self.keeper.next_exited() {
+                Ok(Some(exited)) => drop(self.keeper.reap(exited.pid)),
+                Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+                Err(_) => return,
             }
         }
     }
@@ -758,6 +771,13 @@ fn open_process(pid: i32, ticks: u64) -> Result<OwnedFd, Error> {
         Some(found) if found == ticks => Ok(pidfd),
         _ => Err(Error::Host { what: format!("process {pid} is not the one of the records") }),
     }
+}
+
+/// keeper's other children, the dead included.
+fn siblings() -> Vec<i32> {
+    let (keeper, own) = (process::getppid(), process::getpid());
+    let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+    list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).filter(|pid| *pid != own).collect()
 }
 
 /// Exit code as Kubernetes has it, and the signal.

@@ -94,10 +94,10 @@ pub fn sweep(dir: &Path, state: &Path) {
         std::thread::sleep(Duration::from_millis(10));
     }
     for line in mounts(dir) {
-        if let Some(point) = line.split(' ').nth(4) {
-            if let Err(errno) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH) {
-                eprintln!("unmount {point}: {errno}");
-            }
+        if let Some(point) = line.split(' ').nth(4)
+            && let Err(errno) = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)
+        {
+            eprintln!("unmount {point}: {errno}");
         }
     }
     let mut paths = cgroups(&parent);

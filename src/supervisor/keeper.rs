@@ -405,7 +405,7 @@ mod tests {
         fd::send(other.as_fd(), b"short", &[]).unwrap();
         assert_eq!(keeper.next_exited(), Err(Error::Protocol { request: None, got: 0 }));
         say(&other, Msg { kind: 77, ..done(0, 0) });
-        assert_eq!(keeper.quit().and_then(|()| keeper.reap(1)), Err(Error::Protocol { request: None, got: 77 }));
+        assert_eq!(keeper.reap(1), Err(Error::Protocol { request: None, got: 77 }));
     }
 
     #[test]

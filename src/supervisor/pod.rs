@@ -31,6 +31,8 @@ use crate::state::{Roots, start_ticks};
 const CREATE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long output may still come after every process of a container is dead.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+/// How many turns of the scheduler the last answers get; each needs one.
+const LAST_TURNS: u32 = 16;
 /// How long the dead may take to be reaped at the end.
 const REAP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before a record that could not be written is tried again.
@@ -152,6 +154,10 @@ impl Pod {
                 }
             }
             Err(e) => self.undo(&e).await?,
+        }
+        // The connections' tasks pass on what they were given before the thread is lost to waiting for keeper.
+        for _ in 0..LAST_TURNS {
+            tokio::task::yield_now().await;
         }
         self.reap_all();
         self.keeper.quit().map_err(|e| Error::Host { what: e.to_string() })

@@ -117,12 +117,19 @@ async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, V
 async fn send(connection: &AsyncFd<OwnedFd>, response: &Response, extra: Option<OwnedFd>) -> io::Result<()> {
     let packet = serde_json::to_vec(response)?;
     let fds: Vec<BorrowedFd<'_>> = extra.iter().map(AsFd::as_fd).collect();
-    loop {
+    let attempt = || match fd::send(connection.as_fd(), &packet, &fds) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN) => Ok(false),
+        Err(e) => Err(io::Error::from(e)),
+    };
+    // At once, without a turn of the event loop: the last answer of a pod's life has no other chance.
+    let mut sent = attempt()?;
+    while !sent {
         let mut guard = connection.writable().await?;
-        match fd::send(connection.as_fd(), &packet, &fds) {
-            Ok(_) => return Ok(()),
-            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
-            Err(e) => return Err(e.into()),
+        sent = attempt()?;
+        if !sent {
+            guard.clear_ready();
         }
     }
+    Ok(())
 }

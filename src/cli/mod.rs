@@ -51,12 +51,13 @@ struct Cli {
 
 /// What every command understands.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
 struct Global {
     /// Where images, volumes and logs are kept
-    #[arg(long, global = true, env = "HUSK_ROOT", value_name = "DIR", default_value = DEFAULT_ROOT)]
+    #[arg(long, global = true, env = "HUSK_ROOT", hide_env_values = true, value_name = "DIR", default_value = DEFAULT_ROOT)]
     root: PathBuf,
     /// Where running pods are recorded; gone after a reboot
-    #[arg(long, global = true, env = "HUSK_STATE", value_name = "DIR", default_value = DEFAULT_STATE)]
+    #[arg(long, global = true, env = "HUSK_STATE", hide_env_values = true, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
     /// Namespace of the pods [default: default]
     #[arg(short, long, global = true, value_name = "NAME")]

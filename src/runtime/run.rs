@@ -43,6 +43,8 @@ const MAKING_PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
     let uid = pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string()).clone();
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
+    // Until the record says that the pod uses them, nobody may remove its images.
+    let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
     let record = resolve::pod(roots, &store, pod, owner)?;
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     roots.prepare()?;

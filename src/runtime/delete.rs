@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Error, remove, run::wait_until_unlocked};
 use crate::cgroup::Cgroupfs;
-use crate::state::{PodEntry, Roots};
+use crate::state::{Lock, LockMode, PodEntry, Roots};
 use crate::supervisor::client::Client;
 use crate::supervisor::control::{Request, Response};
 
@@ -19,6 +19,9 @@ pub struct DeleteOptions {
     /// Return when everything is gone, not when the deletion was recorded.
     pub wait: bool,
 }
+
+/// How long to wait, in milliseconds, before a supervisor is asked again.
+const RETRY_MS: u32 = 20;
 
 /// How long a supervisor may be away (keeper starts it again within a second) before that is an error.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -49,7 +52,15 @@ pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result
                 );
                 return Err(Error::Pod { pod: entry.full_name(), what });
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            // Either a successor is on its way, or the pod came to its end before the answer did.
+            Err(_) => {
+                for _ in 0..RETRY_MS {
+                    std::thread::sleep(Duration::from_millis(1));
+                    if !matches!(Lock::attempt(&dir, LockMode::Shared), Ok(None)) {
+                        break;
+                    }
+                }
+            }
         }
     }
 }

@@ -173,7 +173,13 @@ pub(super) fn check_container(context: &SecurityContext, path: &str, r: &mut Rep
         for (field, list) in [("add", add), ("drop", drop)] {
             for (i, name) in list.iter().flatten().enumerate() {
                 adds_sys_admin |= field == "add" && matches!(name.as_str(), "SYS_ADMIN" | "ALL");
-                check_capability(name, at(&format!("capabilities.{field}[{i}]")), r);
+                let path = at(&format!("capabilities.{field}[{i}]"));
+                // Without a device filter (cgroup v1 `devices`, BPF on v2) whoever may make nodes has the host's disks.
+                if field == "add" && matches!(name.as_str(), "MKNOD" | "ALL") && *privileged != Some(true) {
+                    r.add(path, format!("{name} opens every device of the host, which husk cannot filter yet; say privileged: true if that is meant"));
+                    continue;
+                }
+                check_capability(name, path, r);
             }
         }
     }

@@ -147,6 +147,8 @@ impl Pod {
             Ok(wake) => {
                 let warnings = std::mem::take(&mut self.warnings);
                 self.answer_run(&Ready::Started { warnings });
+                // From here on this process mostly sleeps.
+                process::release_free_memory();
                 let mut wake = wake;
                 while !self.over {
                     self.wait(wake).await?;

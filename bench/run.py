@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def once(side, stamp):
     command = [BUILT / "measure", stamp / "pipe", *side.start(), "--", *side.remove()]
     result = subprocess.run(list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if result.returncode:
-        sys.exit(f"bench: {side.name}: {result.stderr}{result.stdout}")
+        raise RuntimeError(f"{side.name}: {result.stderr}{result.stdout}")
     return list(map(float, result.stdout.splitlines()[-1].split()))
 
 
@@ -246,6 +247,8 @@ def main():
     if os.geteuid():
         sys.exit("bench: needs root")
     compile_tools()
+    # Ended from outside, it still takes away what it made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended by SIGTERM"))
     work = pathlib.Path(tempfile.mkdtemp(prefix="husk-bench-", dir="/var/tmp"))
     state = pathlib.Path(tempfile.mkdtemp(prefix="husk-bench-", dir="/dev/shm"))
     load = os.getloadavg()[0]
@@ -255,17 +258,28 @@ def main():
         with contextlib.ExitStack() as stack:
             bare = stack.enter_context(Bare(work))
             husk = stack.enter_context(Husk(work, state, find_husk()))
-            sides = [bare, husk] + ([stack.enter_context(Crun(work))] if options.crun else [])
+            sides = [bare, husk]
+            if options.crun:
+                crun = stack.enter_context(Crun(work))
+                try:
+                    once(crun, work / "stamp")
+                    sides.append(crun)
+                except RuntimeError as error:
+                    print(f"bench: without crun: {error}", file=sys.stderr)
             cold = series(sides, work / "stamp", options.rounds, 0.15)
             warm = series(sides, work / "stamp", options.rounds, 0.0)
             idle = memory(state)
             binary = husk.binary.stat().st_size
+    except RuntimeError as error:
+        sys.exit(f"bench: {error}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(state, ignore_errors=True)
 
+    spread = max(summary(figures["bare"], 0)[2] / summary(figures["bare"], 0)[0] for figures in (cold, warm))
+    quiet = "" if spread < 1.5 else f" The machine was not quiet: the bare program's 90th percentile is {spread:.1f} x its median."
     lines = [
-        f"{datetime.date.today()}, {machine()}. Load before the run: {load:.2f}. {options.rounds} rounds each, both sides in turn.",
+        f"{datetime.date.today()}, {machine()}. Load before the run: {load:.2f}. {options.rounds} rounds each, both sides in turn.{quiet}",
         "",
         "Milliseconds: median, minimum, 90th percentile; then husk as a multiple of bare, medians and minima.",
         "",
@@ -283,7 +297,7 @@ def main():
         "",
         *idle,
     ]
-    if options.crun:
+    if "crun" in cold:
         version = subprocess.run(["crun", "--version"], text=True, stdout=subprocess.PIPE, check=True).stdout.splitlines()[0]
         times = [summary(figures["crun"], column)[0] / 1000 for column in (0, 2) for figures in (cold, warm)]
         lines += ["", f"For comparison, {version}, one container without a pod: {times[0]:.1f} ms to the first instruction after rest,"

@@ -39,12 +39,16 @@ pub struct Select {
     pub selector: Option<Selector>,
 }
 
-/// How `get` prints.
+/// How a list is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub enum Output {
+    /// Indented JSON.
     Json,
+    /// YAML.
     Yaml,
+    /// A table with more columns.
     Wide,
+    /// One `kind/name` a line.
     Name,
 }
 

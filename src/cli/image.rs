@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::get::Format;
+use super::get::{Format, Output};
 use super::out::{Cell, Out};
 use super::{Context, Error, span};
 use crate::image::{self, Store};
@@ -52,14 +52,6 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Json,
-    Yaml,
-    Wide,
-    Name,
 }
 
 impl Image {

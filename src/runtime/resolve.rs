@@ -5,12 +5,10 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
 
 use super::Error;
-use crate::image::{Image, Store, User, View};
+use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{ContainerKind, ContainerRecord, Identity, Owner, PodRecord, VERSION};
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The host as `resourceFieldRef` sees it.
 fn node() -> manifest::Node {
@@ -25,15 +23,6 @@ pub fn memory_capacity_bytes() -> u64 {
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
-}
-
-/// The host's architecture in OCI's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// Decides everything about a pod. The pod has its defaults, was validated, and has a uid.
@@ -85,9 +74,9 @@ fn container(
     let at = |sub: &str, what: String| Error::Image { field: format!("{field}.{sub}"), what };
     let named = c.image.as_deref().unwrap_or_default();
     let image = store.resolve(named).map_err(|e| at("image", e.to_string()))?;
-    if image.os != "linux" || image.architecture != architecture() {
+    if image.os != "linux" || image.architecture != HOST_ARCHITECTURE {
         let (os, arch) = (&image.os, &image.architecture);
-        return Err(at("image", format!("image {named} is for {os}/{arch}, this host is linux/{}", architecture())));
+        return Err(at("image", format!("image {named} is for {os}/{arch}, this host is linux/{}", HOST_ARCHITECTURE)));
     }
     if !views.contains_key(&image.id) {
         let view = View::open(&image.layers).map_err(|e| at("image", e.to_string()))?;
@@ -171,7 +160,7 @@ fn identity(pod: &Pod, c: &Container, image: &Image, view: &View) -> Result<Iden
 /// Looks for the command in the image, unless a volume may bring it.
 fn executable(c: &Container, view: &View, argv: &[String], cwd: &str, env: &[String]) -> Result<(), String> {
     let Some(command) = argv.first() else { return Err("is empty, and so are the image's entrypoint and cmd".into()) };
-    let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(manifest::command::DEFAULT_PATH);
     let mounted = |place: &str| {
         let below =
             |m: &str| place == m || place.strip_prefix(m.trim_end_matches('/')).is_some_and(|r| r.starts_with('/'));

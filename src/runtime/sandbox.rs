@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::supervisor::watch::watch;
 use husk_oci::sandbox as oci;
 use husk_oci::sys::process::ns;
 use k8s_openapi::api::core::v1::PodSpec;
@@ -86,22 +85,6 @@ fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>
         user: None,
     })
     .map_err(host)
-}
-
-/// Waits until pause runs.
-///
-/// # Errors
-/// A step of its set-up failed.
-pub async fn finish(mut launching: oci::Launching) -> Result<(oci::Held, Vec<String>), Error> {
-    let copy = std::os::fd::AsFd::as_fd(&launching).try_clone_to_owned().map_err(|e| Error::io("watch pause", &e))?;
-    let watched = watch(copy).map_err(|e| Error::io("watch pause", &e))?;
-    loop {
-        if let Some((held, warnings)) = launching.next().map_err(host)? {
-            return Ok((held, warnings));
-        }
-        let mut guard = watched.readable().await.map_err(|e| Error::io("watch pause", &e))?;
-        guard.clear_ready();
-    }
 }
 
 /// Volumes on disk, and the files that tell the pod's names.

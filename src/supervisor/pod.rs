@@ -201,7 +201,7 @@ impl Pod {
         self.kill_strangers();
         self.listen(None)?;
         let pending = sandbox::start(&self.roots, &*self.driver, &self.record)?;
-        let (held, warnings) = sandbox::finish(pending).await?;
+        let (held, warnings) = held(pending).await?;
         for warning in warnings {
             self.warn(warning);
         }
@@ -797,6 +797,18 @@ async fn rest(how_long: Option<Duration>) {
     match how_long {
         Some(time) => tokio::time::sleep(time).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until pause runs.
+async fn held(mut launching: husk_oci::sandbox::Launching) -> Result<(husk_oci::sandbox::Held, Vec<String>), Error> {
+    let io = |e: std::io::Error| Error::io("watch pause", &e);
+    let watched = watch(launching.as_fd().try_clone_to_owned().map_err(io)?).map_err(io)?;
+    loop {
+        if let Some(done) = launching.next().map_err(|e| Error::Host { what: e.to_string() })? {
+            return Ok(done);
+        }
+        watched.readable().await.map_err(io)?.clear_ready();
     }
 }
 

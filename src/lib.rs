@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod control;
 pub mod embedded;
 pub mod image;
 pub mod manifest;

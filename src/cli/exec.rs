@@ -8,8 +8,8 @@ use clap::Args;
 use super::relay::{self, Streams};
 use super::terminal::{self, RawMode};
 use super::{Context, Error};
-use crate::supervisor::client::Client;
-use crate::supervisor::control::{Request, Response};
+use crate::control::client::Client;
+use crate::control::{Request, Response};
 
 /// Run a command in a container.
 #[derive(Debug, Args)]

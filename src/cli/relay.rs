@@ -15,8 +15,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::terminal::{self, RawMode};
 use super::{Error, exec};
-use crate::supervisor::client::Client;
-use crate::supervisor::control::Response;
+use crate::control::Response;
+use crate::control::client::Client;
 
 /// How a command ended for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::{Error, remove, run::wait_until_unlocked};
 use crate::cgroup::Cgroupfs;
+use crate::control::client::Client;
+use crate::control::{Request, Response};
 use crate::state::{Lock, LockMode, PodEntry, Roots};
-use crate::supervisor::client::Client;
-use crate::supervisor::control::{Request, Response};
 
 /// How the pod shall end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

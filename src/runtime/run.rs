@@ -12,11 +12,11 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{Error, keeper, remove, resolve};
 use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
+use crate::control::Ready;
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
 use crate::state::record::{Owner, PodRecord};
 use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
-use crate::supervisor::control::Ready;
 
 /// What became of a [`run`].
 #[derive(Clone, Debug, PartialEq, Eq)]

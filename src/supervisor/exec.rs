@@ -2,11 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use husk_oci::spawn::Event;
 use husk_oci::sys::path;
 use husk_oci::{exec, spawn};
 
+use super::pod::{Pod, say};
+use super::start::event;
 use crate::cgroup::CgroupDriver;
-use crate::runtime::{Error, spec};
+use crate::runtime::{Error, container, spec};
 use crate::state::record::{ContainerKind, PodRecord, State, Status};
 
 /// What a client asks for.
@@ -103,5 +106,36 @@ pub fn exit_code(e: &husk_oci::error::Error) -> i32 {
         husk_oci::error::Kind::NotFound => 127,
         husk_oci::error::Kind::NotExecutable => 126,
         _ => 125,
+    }
+}
+
+impl Pod {
+    /// Runs one more process in a container.
+    pub(super) async fn exec(
+        &mut self,
+        wanted: super::exec::Wanted,
+    ) -> Result<(i32, Option<OwnedFd>, OwnedFd), (i32, String)> {
+        let ours = |message: String| (125, message);
+        let index = super::exec::target(&self.record, &self.status, wanted.container.as_deref()).map_err(ours)?;
+        let name = self.record.containers[index].name.clone();
+        let live = self.live[index].as_ref().ok_or_else(|| ours(format!("container {name} is not running")))?;
+        let State::Running { id, .. } = &self.status.containers[index].state else {
+            return Err(ours(format!("container {name} is not running")));
+        };
+        let cgroup = container::cgroup(&self.record, id);
+        let mut process = super::exec::create(&self.record, index, live.pidfd.as_fd(), &*self.driver, &cgroup, &wanted)
+            .map_err(|e| ours(e.to_string()))?;
+        let mut terminal = None;
+        loop {
+            match event(&mut process).await.map_err(|e| ours(e.to_string()))? {
+                Event::Warning(text) => say("warn", text),
+                Event::Terminal(master) => terminal = Some(master),
+                Event::Created => {}
+                Event::Executed => break,
+                Event::Failed(e) => return Err((super::exec::exit_code(&e), format!("container {name}: {e}"))),
+            }
+        }
+        let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
+        Ok((process.pid, terminal, pidfd))
     }
 }

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use husk_oci::sys::{fd, process};
 
-pub mod client;
-pub mod control;
+mod begin;
+mod end;
 pub mod exec;
 pub mod journal;
 pub mod keeper;
@@ -18,6 +18,7 @@ pub mod log;
 pub mod pod;
 pub mod server;
 pub mod slots;
+mod start;
 pub mod streams;
 pub mod watch;
 

@@ -11,9 +11,9 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::client::{PACKET_LIMIT, SOCKET_NAME, address};
-use super::control::{Request, Response};
 use super::watch::watch;
+use crate::control::client::{PACKET_LIMIT, SOCKET_NAME, address};
+use crate::control::{Request, Response};
 
 /// One request and the way back to who asked.
 #[derive(Debug)]

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
+use husk::control::{Request, Response};
 use husk::state::pods::{PodDir, Reserved};
 use husk::state::record::{PodRecord, Status};
 use husk::state::{Lock, Roots};
-use husk::supervisor::control::{Request, Response};
 use husk_oci::sys::fd;
 use husk_oci::sys::socket::accept;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};

@@ -1,6 +1,8 @@
 //! The control socket's messages: `control.sock` in the pod directory, `SOCK_SEQPACKET`, one JSON object a packet, at most 128 KiB
 //! (`EMSGSIZE` beyond). root only (0700 directory and peer credentials). One request a connection.
 
+pub mod client;
+
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.

@@ -7,7 +7,7 @@ use std::path::Path;
 use husk_oci::sys::fd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use super::control::{Request, Response};
+use super::{Request, Response};
 
 /// The largest packet either side sends.
 pub const PACKET_LIMIT: usize = 128 << 10;
@@ -65,6 +65,6 @@ impl AsFd for Client {
 }
 
 /// The socket's address through an fd of its directory: `sun_path` ends at 108 bytes, `--state` does not.
-pub(super) fn address(dir: BorrowedFd<'_>) -> nix::Result<UnixAddr> {
+pub(crate) fn address(dir: BorrowedFd<'_>) -> nix::Result<UnixAddr> {
     UnixAddr::new(format!("/proc/self/fd/{}/{SOCKET_NAME}", dir.as_raw_fd()).as_str())
 }

@@ -1,0 +1,199 @@
+//! How a supervisor comes to a pod: a new one, or one whose last supervisor died.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use husk_oci::sys::{fd, process};
+
+use super::end::siblings;
+use super::keeper::Keeper;
+use super::log::{Staging, Stream};
+use super::pod::{Live, Pod, keeper_error, say};
+use super::server::{bind_socket, serve};
+use super::slots::{self, Part};
+use super::watch::watch;
+use crate::control::Ready;
+use crate::runtime::{Error, remove, sandbox};
+use crate::state::record::{Sandbox, State};
+use crate::state::start_ticks;
+
+impl Pod {
+    /// The pod could not be started: end what was made, tell `husk run`, and go.
+    pub(super) async fn undo(&mut self, error: &Error) -> Result<(), Error> {
+        if self.ready.is_none() {
+            // A later supervisor: nobody is there to be told, and containers may be running. keeper starts the next one.
+            return Err(error.clone());
+        }
+        self.kill_all();
+        if let Some(pause) = &self.pause {
+            let _ = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL);
+        }
+        self.reap_all();
+        let record = Some(&self.record);
+        if let Err(errors) = remove::pod(&self.roots, &*self.driver, self.record.uid(), record, false) {
+            for e in errors {
+                say("error", format_args!("undo: {e}"));
+            }
+        }
+        self.answer_run(&Ready::Failed { message: error.to_string() });
+        Ok(())
+    }
+
+    pub(super) fn answer_run(&mut self, answer: &Ready) {
+        if let Some(mut pipe) = self.ready.take()
+            && let Ok(text) = serde_json::to_vec(answer)
+            && let Err(e) = pipe.write_all(&text)
+        {
+            // `husk run` was killed; the pod goes on.
+            say("info", format_args!("nobody waits for the start: {e}"));
+        }
+    }
+
+    /// A pod that nothing was done for yet.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        self.kill_strangers();
+        self.listen(None)?;
+        let pending = sandbox::start(&self.roots, &*self.driver, &self.record)?;
+        let (held, warnings) = held(pending).await?;
+        for warning in warnings {
+            self.warn(warning);
+        }
+        let ticks =
+            start_ticks(held.pid).ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
+        self.status.sandbox =
+            Some(Sandbox { pid: held.pid, start_ticks: ticks, ready_at: jiff::Timestamp::now(), ended: false });
+        self.pause = Some(held.pidfd);
+        self.dir.write_status(&self.status)?;
+        Ok(())
+    }
+
+    /// Children of keeper that no record knows: a sandbox whose supervisor died before it could write it down.
+    pub(super) fn kill_strangers(&self) {
+        for pid in siblings() {
+            if let Ok(pidfd) = process::pidfd_open(pid) {
+                let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+        }
+    }
+
+    /// A pod whose last supervisor died: the records say what runs, keeper has the fds and the dead.
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
+        let listener = self.keeper_get(slots::CONTROL)?;
+        self.listen(listener)?;
+        if let Some(sandbox) = self.status.sandbox.clone().filter(|s| !s.ended) {
+            // keeper has not reaped pause unless its end is on disk, so the pid cannot be another's.
+            self.pause = Some(open_process(sandbox.pid, sandbox.start_ticks)?);
+        }
+        let attempts: Vec<u32> = self.status.containers.iter().map(|c| c.attempt).collect();
+        let slots = self.keeper.slots().map_err(keeper_error)?;
+        for slot in slots {
+            if !slots::is_current(&self.record, &attempts, slot) {
+                // Of an instance that was never recorded: its process dies when its start pipe closes.
+                self.keeper.drop_slot(slot).map_err(keeper_error)?;
+            }
+        }
+        for (index, attempt) in attempts.into_iter().enumerate() {
+            let State::Running { pid, start_ticks, .. } = self.status.containers[index].state else {
+                for part in slots::PARTS {
+                    self.keeper.drop_slot(slots::of(index, attempt, part)).map_err(keeper_error)?;
+                }
+                continue;
+            };
+            let pidfd = open_process(pid, start_ticks)?;
+            if let Some(start) = self.keeper_get(slots::of(index, attempt, Part::Start))? {
+                // The last supervisor may have died between the record and the release. Once released nobody reads any more: EPIPE.
+                let _ = fd::write(start.as_fd(), b"1");
+            }
+            let mut pumps = Vec::new();
+            for (part, stream) in
+                [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)]
+            {
+                if let Some(pipe) = self.keeper_get(slots::of(index, attempt, part))? {
+                    pumps.push((stream, pipe));
+                }
+            }
+            let pumps = self.pumps(index, attempt, pumps)?;
+            self.live[index] = Some(Live { pidfd, pumps });
+        }
+        say("info", "took over from a supervisor that died");
+        Ok(())
+    }
+
+    pub(super) fn keeper_get(&mut self, slot: u64) -> Result<Option<OwnedFd>, Error> {
+        self.keeper.get(slot).map_err(keeper_error)
+    }
+
+    /// Serves the control socket, on a listener that keeper holds for our successor.
+    pub(super) fn listen(&mut self, listener: Option<OwnedFd>) -> Result<(), Error> {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => {
+                let dir = std::fs::File::open(&self.dir.path).map_err(|e| Error::io("open the pod's directory", &e))?;
+                let listener = bind_socket(dir.as_fd()).map_err(|e| Error::io("make the control socket", &e))?;
+                self.keeper.put(slots::CONTROL, listener.as_fd()).map_err(keeper_error)?;
+                listener
+            }
+        };
+        let commands = self.command_sender.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(e) = serve(listener, commands).await {
+                say("error", format_args!("control socket: {e}"));
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn warn(&mut self, text: String) {
+        say("warn", &text);
+        if self.ready.is_some() {
+            self.warnings.push(text);
+        }
+    }
+}
+
+/// Waits until pause runs.
+pub(super) async fn held(
+    mut launching: husk_oci::sandbox::Launching,
+) -> Result<(husk_oci::sandbox::Held, Vec<String>), Error> {
+    let io = |e: std::io::Error| Error::io("watch pause", &e);
+    let watched = watch(launching.as_fd().try_clone_to_owned().map_err(io)?).map_err(io)?;
+    loop {
+        if let Some(done) = launching.next().map_err(|e| Error::Host { what: e.to_string() })? {
+            return Ok(done);
+        }
+        watched.readable().await.map_err(io)?.clear_ready();
+    }
+}
+
+/// A process of the records as a pidfd. keeper has not reaped it, so the pid is still its own; the start time is looked at all the same.
+pub(super) fn open_process(pid: i32, ticks: u64) -> Result<OwnedFd, Error> {
+    let pidfd =
+        process::pidfd_open(pid).map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?;
+    match start_ticks(pid) {
+        Some(found) if found == ticks => Ok(pidfd),
+        _ => Err(Error::Host { what: format!("process {pid} is not the one of the records") }),
+    }
+}
+
+/// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one.
+pub(super) fn staging(keeper: &mut Keeper) -> Result<Staging, Error> {
+    let [a, b, c] = slots::STAGING;
+    let kept = (
+        keeper.get(a).map_err(keeper_error)?,
+        keeper.get(b).map_err(keeper_error)?,
+        keeper.get(c).map_err(keeper_error)?,
+    );
+    let io = |e: std::io::Error| Error::io("set up the log writer", &e);
+    if let (Some(read), Some(write), Some(journal)) = kept {
+        let mut staging = Staging::from_fds(read, write, journal).map_err(io)?;
+        if let Err(e) = staging.recover() {
+            // A full disk, say: the first pump tries again, and the pod must be watched meanwhile.
+            say("warn", format_args!("finish what the last log writer had begun: {e}, trying again later"));
+        }
+        return Ok(staging);
+    }
+    let staging = Staging::new().map_err(io)?;
+    let [read, write, journal] = staging.fds();
+    keeper.put_many(&[(a, read), (b, write), (c, journal)]).map_err(keeper_error)?;
+    Ok(staging)
+}

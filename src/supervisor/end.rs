@@ -1,0 +1,236 @@
+//! How containers and the pod end, and what is freed then.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use husk_oci::sys::process;
+use tokio::task::JoinHandle;
+
+use super::keeper::Exited;
+use super::pod::{Pod, now, say};
+use super::slots;
+use crate::cgroup::{CgroupDriver, Cgroupfs};
+use crate::control::Response;
+use crate::pod;
+use crate::runtime::{Error, container, remove, sandbox};
+use crate::state::record::{Exit, State};
+
+/// How long output may still come after every process of a container is dead.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the dead may take to be reaped at the end.
+const REAP_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Pod {
+    /// A child of keeper is dead.
+    pub(super) async fn exited(&mut self, exited: Exited) -> Result<(), Error> {
+        let at = |state: &State| matches!(state, State::Running { pid, .. } if *pid == exited.pid);
+        if let Some(index) = self.status.containers.iter().position(|c| at(&c.state)) {
+            self.container_exited(index, exited).await;
+            return Ok(());
+        }
+        if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
+            self.pause = None;
+            pod::apply_sandbox_end(&self.record, &mut self.status);
+            self.unsaved = true;
+        } else if let Some(exec) = self.execs.remove(&exited.pid) {
+            let (exit_code, signal) = code_and_signal(exited);
+            // Who asked may have gone.
+            let _ = exec.reply.send((Response::Exited { exit_code, signal }, None));
+        }
+        if !self.to_reap.contains(&exited.pid) {
+            self.to_reap.push(exited.pid);
+        }
+        self.save();
+        Ok(())
+    }
+
+    pub(super) async fn container_exited(&mut self, index: usize, exited: Exited) {
+        let State::Running { id, started_at, .. } = self.status.containers[index].state.clone() else { return };
+        let attempt = self.status.containers[index].attempt;
+        let cgroup = container::cgroup(&self.record, &id);
+        // In a shared PID namespace others of the container may live on; they end with it (and with them the writers of its log).
+        if let Err(e) = self.driver.kill(&cgroup) {
+            say("error", format_args!("kill what is left in {cgroup}: {e}"));
+        }
+        if let Some(live) = self.live[index].take() {
+            drain(live.pumps).await;
+        }
+        let oom = self.driver.oom_kills(&cgroup).unwrap_or(0) > 0;
+        let (exit_code, signal) = code_and_signal(exited);
+        let reason = match (oom && signal == Some(libc::SIGKILL), exit_code) {
+            (true, _) => "OOMKilled",
+            (_, 0) => "Completed",
+            _ => "Error",
+        };
+        let time = now();
+        let exit = Exit {
+            id,
+            attempt,
+            exit_code,
+            signal,
+            reason: reason.into(),
+            message: String::new(),
+            started_at: Some(started_at),
+            finished_at: time.wall,
+            finished_boot_ns: time.boot_ns,
+        };
+        self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
+        self.to_reap.push(exited.pid);
+        if self.save() {
+            self.forget_instance(index, attempt, cgroup);
+        }
+    }
+
+    /// Frees what an instance had: its fds in keeper, its cgroup, its upper directory. In the background where it may take time.
+    pub(super) fn forget_instance(&mut self, index: usize, attempt: u32, cgroup: String) {
+        for part in slots::PARTS {
+            if let Err(e) = self.keeper.drop_slot(slots::of(index, attempt, part)) {
+                say("error", format_args!("drop an fd of keeper: {e}"));
+            }
+        }
+        let name = &self.record.containers[index].name;
+        let dir = container::data_dir(&self.roots, &self.record, name, attempt);
+        let driver = self.driver.clone();
+        tokio::task::spawn_local(async move {
+            remove_cgroup(&driver, &cgroup).await;
+            remove_dir(&dir).await;
+        });
+    }
+
+    pub(super) fn stop_all(&mut self) {
+        let unasked = |c: &crate::state::record::Container| matches!(c.state, State::Running { stopping: false, .. });
+        let all = self.status.containers.iter().enumerate();
+        let signals: Vec<usize> = all.filter(|(_, c)| unasked(c)).map(|(index, _)| index).collect();
+        pod::apply_stopping(&mut self.status);
+        // On disk first: a signal that was sent is never sent again by a successor.
+        self.unsaved = true;
+        if !self.save() {
+            say("warn", "stopping without a record of it, continuing");
+        }
+        for index in signals {
+            if let Some(live) = &self.live[index]
+                && let Err(e) =
+                    process::pidfd_send_signal(live.pidfd.as_fd(), self.record.containers[index].stop_signal)
+                && e != nix::errno::Errno::ESRCH
+            {
+                say(
+                    "error",
+                    format_args!("stop container {}: {}", self.record.containers[index].name, husk_oci::errno::Sys(e)),
+                );
+            }
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        for live in self.live.iter().flatten() {
+            let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);
+        }
+        for c in &self.status.containers {
+            if let State::Running { id, .. } = &c.state
+                && let Err(e) = self.driver.kill(&container::cgroup(&self.record, id))
+            {
+                say("error", format_args!("kill container {}: {e}", c.name));
+            }
+        }
+    }
+
+    /// Phase Succeeded or Failed: logs and records stay, everything else goes.
+    pub(super) fn finish(&mut self) {
+        self.status.finished_at = Some(jiff::Timestamp::now());
+        if let Err(e) = self.dir.write_status(&self.status) {
+            self.status.finished_at = None;
+            say("error", format_args!("{e}, trying again"));
+            self.unsaved = true;
+            return;
+        }
+        self.free();
+        self.over = true;
+    }
+
+    /// What a finished pod needs no more.
+    pub(super) fn free(&self) {
+        for e in sandbox::free(&self.roots, &*self.driver, &self.record).err().into_iter().flatten() {
+            say("error", e);
+        }
+    }
+
+    pub(super) fn remove(&mut self) {
+        let record = Some(&self.record);
+        let done = remove::pod(&self.roots, &*self.driver, self.record.uid(), record, false);
+        let answer = match done {
+            Ok(()) => Response::Ok,
+            Err(errors) => {
+                let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                say("error", &message);
+                Response::Error { exit_code: 1, message }
+            }
+        };
+        for reply in self.waiting_for_end.drain(..) {
+            let _ = reply.send((answer.clone(), None));
+        }
+        self.over = true;
+    }
+
+    /// Has keeper reap all that is dead, until nobody but us is left: what keeper leaves goes to the host's init, and may stay a zombie there
+    /// for a while.
+    pub(super) fn reap_all(&mut self) {
+        let deadline = Instant::now() + REAP_PATIENCE;
+        while !siblings().is_empty() && Instant::now() < deadline {
+            match self.keeper.next_exited() {
+                Ok(Some(exited)) => drop(self.keeper.reap(exited.pid)),
+                Ok(None) => std::thread::sleep(Duration::from_micros(200)),
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// keeper's other children, the dead included.
+pub(super) fn siblings() -> Vec<i32> {
+    let (keeper, own) = (process::getppid(), process::getpid());
+    let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+    list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).filter(|pid| *pid != own).collect()
+}
+
+/// Exit code as Kubernetes has it, and the signal.
+pub(super) fn code_and_signal(exited: Exited) -> (i32, Option<i32>) {
+    if exited.code == libc::CLD_EXITED { (exited.status, None) } else { (128 + exited.status, Some(exited.status)) }
+}
+
+/// Waits for the end of a dead container's output. What some other process still holds open is not waited for.
+pub(super) async fn drain(pumps: Vec<JoinHandle<()>>) {
+    let all = async {
+        for pump in pumps {
+            let _ = pump.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_PATIENCE, all).await.is_err() {
+        say("warn", "a log pipe stays open after its container's end, continuing without waiting for it");
+    }
+}
+
+pub(super) async fn remove_cgroup(driver: &Cgroupfs, path: &str) {
+    let mut pause = Duration::from_millis(1);
+    for _ in 0..12 {
+        match driver.try_remove(path) {
+            Ok(true) => return,
+            Ok(false) => tokio::time::sleep(pause).await,
+            Err(e) => return say("warn", format_args!("remove cgroup {path}: {e}, continuing; it goes with the pod")),
+        }
+        pause *= 2;
+    }
+    say("warn", format_args!("cgroup {path} is still in use, continuing; it goes with the pod"));
+}
+
+pub(super) async fn remove_dir(dir: &std::path::Path) {
+    match crate::volume::RemoveTree::new(dir) {
+        Ok(mut tree) => loop {
+            match tree.step(64) {
+                Ok(true) => return,
+                Ok(false) => tokio::task::yield_now().await,
+                Err(e) => return say("warn", format_args!("{e}, continuing; it goes with the pod")),
+            }
+        },
+        Err(e) => say("warn", format_args!("{e}, continuing; it goes with the pod")),
+    }
+}

@@ -1,5 +1,7 @@
 //! Limits of one cgroup, and the conversions from Kubernetes quantities to the kernel's numbers.
 
+use serde::{Deserialize, Serialize};
+
 /// The kernel's default CFS period, also the kubelet's: 100 ms.
 pub const PERIOD_US: u64 = 100_000;
 
@@ -10,7 +12,8 @@ const MIN_SHARES: u64 = 2;
 const MAX_SHARES: u64 = 262_144;
 
 /// What to write into a new cgroup. `None` leaves the kernel's default, which is no limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// CPU share in v1's scale, 2 to 262144, 1024 for one CPU requested; converted to a weight on v2.
     pub cpu_shares: Option<u64>,

@@ -115,7 +115,7 @@ impl Delete {
         let mut complaints = Vec::new();
         for (namespace, name) in wanted {
             match context.roots.find(&namespace, &name) {
-                Ok(entry) if entries.iter().any(|other| other.uid == entry.uid) => {}
+                Ok(entry) if entries.iter().any(|other| other.id == entry.id) => {}
                 Ok(entry) => entries.push(entry),
                 Err(state::Error::NotFound { .. }) if self.ignore_not_found => {}
                 Err(error) => complaints.push(super::error::sentence(&error)),

@@ -64,7 +64,7 @@ impl Exec {
         let broken = |doing: &str, e: &std::io::Error| {
             Error::failed(format!("pod {pod}: {doing} its supervisor: {}", husk_oci::errno::io_text(e)))
         };
-        let mut client = Client::connect(&context.roots.pod_dir(&entry.uid)).map_err(|e| broken("connect to", &e))?;
+        let mut client = Client::connect(&context.roots.pod_dir(&entry.id)).map_err(|e| broken("connect to", &e))?;
         // From here on signals are read, not delivered: before raw mode, so that none falls in between.
         let signals = if self.tty { Some(relay::signals()?) } else { None };
         let (pipes, theirs) = match self.tty {

@@ -221,8 +221,8 @@ impl Select {
                 }
                 // Its name is reserved, its record not written yet, or never will be: nothing to show.
                 Listed::Unfinished { .. } => {}
-                Listed::Unreadable { uid, error, .. } => {
-                    complaints.push(format!("pod with uid {uid}: {}", super::error::sentence(&error)));
+                Listed::Unreadable { id, error, .. } => {
+                    complaints.push(format!("pod with uid {id}: {}", super::error::sentence(&error)));
                 }
             }
         }

@@ -191,8 +191,8 @@ fn user_of(roots: &Roots, id: &str) -> Option<String> {
             let uses = entry.live && entry.record.containers.iter().any(|container| container.image_id == id);
             uses.then(|| entry.full_name())
         }
-        Listed::Unfinished { uid, live: true } | Listed::Unreadable { uid, live: true, .. } => {
-            Some(format!("with uid {uid}"))
+        Listed::Unfinished { id: pod, live: true } | Listed::Unreadable { id: pod, live: true, .. } => {
+            Some(format!("with uid {pod}"))
         }
         Listed::Unfinished { .. } | Listed::Unreadable { .. } => None,
     })

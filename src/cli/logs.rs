@@ -116,7 +116,7 @@ impl Logs {
         let mut watch = None;
         if self.follow {
             let mut new = Watch::new()?;
-            new.pod(&context.roots.pod_dir(&entry.uid), entry.live)?;
+            new.pod(&context.roots.pod_dir(&entry.id), entry.live)?;
             new.directory(&directory)?;
             watch = Some(new);
         }
@@ -133,7 +133,7 @@ impl Logs {
         }
         loop {
             // Asked before reading: what was written before the end is then read below.
-            let ended = watch.is_none() || !runs(context, &entry.uid, &container.name, attempt)?;
+            let ended = watch.is_none() || !runs(context, &entry.id, &container.name, attempt)?;
             reader.read(|entry| if wanted(&entry) { writer.write(&entry, out) } else { Ok(()) })?;
             match &mut watch {
                 Some(watch) if !ended => {

@@ -190,11 +190,11 @@ impl Wait {
 fn wait_for(context: &Context, entry: PodEntry, goal: &Goal, deadline: Option<Instant>) -> Result<bool, Error> {
     let name = entry.record.pod.metadata.name.clone().unwrap_or_default();
     let mut watch = Watch::new()?;
-    watch.pod(&context.roots.pod_dir(&entry.uid), entry.live)?;
+    watch.pod(&context.roots.pod_dir(&entry.id), entry.live)?;
     let mut out = Out::new();
     loop {
         // Looked at after the watch was set, so that nothing falls in between.
-        let progress = match context.roots.look(&entry.uid)? {
+        let progress = match context.roots.look(&entry.id)? {
             Some(Listed::Pod(entry)) => goal.progress(&super::v1(&entry)),
             Some(Listed::Unreadable { error, .. }) => return Err(error.into()),
             Some(Listed::Unfinished { .. }) => Progress::NotYet,

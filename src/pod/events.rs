@@ -27,6 +27,8 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         state: State::Waiting { reason: reason.to_owned(), message: String::new() },
         last: None,
         backoff: None,
+        stop_deadline_boot_ns: None,
+        made_of: None,
     };
     Status {
         version: VERSION,
@@ -38,6 +40,7 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         deletion: None,
         finished_at: None,
         failure: None,
+        stopped: false,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::manifest;
 use crate::state::record::{
-    Container, ContainerKind, ContainerRecord, Exit, Identity, Owner, PodRecord, Sandbox, State, Status, VERSION,
+    Container, ContainerKind, ContainerRecord, Exit, Owner, PodRecord, Sandbox, SandboxRecord, State, Status, VERSION,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
@@ -27,22 +27,22 @@ pub(super) fn record(policy: &str, init: usize, app: usize) -> PodRecord {
         kind,
         image_id: "sha256:1".to_owned(),
         image_ref: "x:latest".to_owned(),
-        layers: Vec::new(),
         argv: vec!["/a".to_owned()],
-        env: Vec::new(),
         cwd: "/".to_owned(),
-        user: Identity::default(),
         stop_signal: 15,
+        ..ContainerRecord::default()
     };
     let init = (0..init).map(|i| container(format!("i{i}"), ContainerKind::Init));
     let app = (0..app).map(|i| container(format!("a{i}"), ContainerKind::App));
     PodRecord {
         version: VERSION,
         owner: Owner::Cli,
+        id: "u".to_owned(),
         attempt: 0,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         cgroup: "husk/u".to_owned(),
         log_dir: "/l".to_owned(),
+        sandbox: SandboxRecord::default(),
         pod,
         containers: init.chain(app).collect(),
     }

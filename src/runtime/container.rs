@@ -10,10 +10,9 @@ use husk_oci::sys::{fd, mount, path};
 use sha2::{Digest, Sha256};
 
 use super::{Error, mounts, spec};
-use crate::cgroup::{CgroupDriver, Limits};
-use crate::manifest;
+use crate::cgroup::CgroupDriver;
 use crate::state::Roots;
-use crate::state::record::{ContainerRecord, PodRecord};
+use crate::state::record::{ContainerRecord, PidMode, PodRecord};
 
 /// What every container of a pod is created with.
 pub struct Context<'a> {
@@ -45,6 +44,14 @@ pub fn id(uid: &str, name: &str, attempt: u32) -> String {
     digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The id of one instance of a container of a pod; a CRI client knows it from the container's creation on.
+pub fn instance_id(record: &PodRecord, container: &ContainerRecord, attempt: u32) -> String {
+    match &container.client {
+        Some(client) => client.id.clone(),
+        None => id(&record.id, &container.name, attempt),
+    }
+}
+
 /// The cgroup of one instance, below the pod's.
 pub fn cgroup(record: &PodRecord, id: &str) -> String {
     format!("{}/{id}", record.cgroup)
@@ -52,7 +59,7 @@ pub fn cgroup(record: &PodRecord, id: &str) -> String {
 
 /// Directory of one instance's upper and work directories.
 pub fn data_dir(roots: &Roots, record: &PodRecord, name: &str, attempt: u32) -> PathBuf {
-    roots.data_dir(record.uid()).join("containers").join(name).join(attempt.to_string())
+    roots.data_dir(&record.id).join("containers").join(name).join(attempt.to_string())
 }
 
 fn host(e: impl std::fmt::Display) -> Error {
@@ -66,10 +73,10 @@ fn host(e: impl std::fmt::Display) -> Error {
 pub fn create(context: &Context<'_>, index: usize, attempt: u32) -> Result<Created, Error> {
     let record = context.record;
     let container = &record.containers[index];
-    let id = id(record.uid(), &container.name, attempt);
+    let id = instance_id(record, container, attempt);
     let cgroup = cgroup(record, &id);
     let made = Made { driver: context.driver, cgroup: Some(&cgroup) };
-    context.driver.create(&cgroup, &limits(record, container)?).map_err(host)?;
+    context.driver.create(&cgroup, &container.limits).map_err(host)?;
     let created = create_in(context, container, attempt, id.clone(), &cgroup).map_err(|e| match e {
         Error::Host { what } => Error::Container { container: container.name.clone(), what },
         other => other,
@@ -100,25 +107,6 @@ impl Drop for Made<'_> {
     }
 }
 
-fn limits(record: &PodRecord, container: &ContainerRecord) -> Result<Limits, Error> {
-    let c = spec::manifest(record, container)
-        .ok_or_else(|| Error::Internal { what: format!("container {} is not in the manifest", container.name) })?;
-    let r = manifest::resources(c).map_err(host)?;
-    Ok(from_resources(r))
-}
-
-/// Resources as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
-pub fn from_resources(r: manifest::Resources) -> Limits {
-    Limits {
-        cpu_shares: Some(crate::cgroup::limits::shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
-        cpu_quota_us: r.cpu_limit_millis.and_then(crate::cgroup::limits::quota_from_millis),
-        memory_limit_bytes: r.memory_limit_bytes,
-        memory_oom_group: true,
-        every_hierarchy: true,
-        ..Limits::default()
-    }
-}
-
 fn create_in(
     context: &Context<'_>,
     container: &ContainerRecord,
@@ -127,34 +115,26 @@ fn create_in(
     cgroup: &str,
 ) -> Result<Created, Error> {
     let record = context.record;
-    let c = spec::manifest(record, container)
-        .ok_or_else(|| Error::Internal { what: format!("container {} is not in the manifest", container.name) })?;
-    let pod = record.pod.spec.clone().unwrap_or_default();
     let placement = context.driver.placement(cgroup).map_err(host)?;
     let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
-    let privileged = spec::privileged(c);
-    let mounted = mounts::container(context.roots, record, c, privileged, context.sandbox)?;
+    let mounted = mounts::container(context.roots, record, container, context.sandbox)?;
     let given = spec::Given {
         mounts: mounted.mounts,
-        oom_score_adj: manifest::oom_score_adj(&pod, c, super::resolve::memory_capacity_bytes()),
-        devices: if privileged { super::devices::host()? } else { Vec::new() },
+        devices: if container.privileged { super::devices::host()? } else { Vec::new() },
     };
-    let oci = spec::container(record, container, given)?;
+    let oci = spec::container(container, given)?;
     let sources: Vec<spawn::Source<'_>> = mounted.origins.iter().map(mounts::Origin::as_source).collect();
-    let tty = c.tty.unwrap_or(false);
-    let stdio = if tty { None } else { Some(Pipes::new(container.user.uid)?) };
+    let stdio = if container.tty { None } else { Some(Pipes::new(container.user.uid)?) };
     let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;
     let process = spawn::create(&spawn::Create {
         spec: &oci,
         root: spawn::Root::Detached(root.as_fd()),
         sources: &sources,
         join: Some(spawn::Join { pidfd: context.sandbox, user: false }),
-        pid_namespace: if pod.host_pid.unwrap_or(false) {
-            spawn::PidNamespace::Host
-        } else if pod.share_process_namespace.unwrap_or(false) {
-            spawn::PidNamespace::Sandbox
-        } else {
-            spawn::PidNamespace::Nested
+        pid_namespace: match container.pid {
+            PidMode::Node => spawn::PidNamespace::Host,
+            PidMode::Pod => spawn::PidNamespace::Sandbox,
+            PidMode::Container => spawn::PidNamespace::Nested,
         },
         cgroup: spawn::Placement {
             into_cgroup: placement.into_cgroup.as_ref().map(AsFd::as_fd),
@@ -166,7 +146,7 @@ fn create_in(
         },
         start: start_read.as_fd(),
         sibling: true,
-        die_with_parent: pod.host_pid.unwrap_or(false),
+        die_with_parent: container.pid == PidMode::Node,
         attach_at: c"/root",
         seccomp: None,
     })

@@ -31,12 +31,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// # Errors
 /// The supervisor cannot be reached although keeper lives, or something cannot be removed. A pod that is gone is success.
 pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result<(), Error> {
-    let dir = roots.pod_dir(&entry.uid);
+    let dir = roots.pod_dir(&entry.id);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if !is_live(roots, &entry.uid)? {
+        if !is_live(roots, &entry.id)? {
             let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-            remove::collect(roots, &driver, &entry.uid).map_err(|errors| join(&errors))?;
+            remove::collect(roots, &driver, &entry.id).map_err(|errors| join(&errors))?;
             return remove::runtime_cgroup(roots, &driver);
         }
         match ask(&dir, options) {

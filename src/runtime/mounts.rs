@@ -5,13 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use husk_oci::spawn::Source;
-use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 use oci_spec::runtime::Mount;
 
 use super::{Error, spec};
-use crate::manifest;
 use crate::state::Roots;
-use crate::state::record::PodRecord;
+use crate::state::record::{Access, ContainerRecord, MountRecord, MountSource, PodRecord, Propagation};
 use crate::volume;
 
 /// Where a mount of the spec comes from.
@@ -80,16 +78,14 @@ pub fn volume_dir(roots: &Roots, uid: &str, name: &str) -> PathBuf {
 pub fn container(
     roots: &Roots,
     record: &PodRecord,
-    c: &Container,
-    privileged: bool,
+    container: &ContainerRecord,
     sandbox: BorrowedFd<'_>,
 ) -> Result<Mounted, Error> {
     let mut all = Mounted::default();
-    for mount in spec::base_mounts(privileged)? {
+    for mount in spec::base_mounts(container.privileged)? {
         all.push(mount, Origin::Spec);
     }
-    let asked: Vec<&VolumeMount> = c.volume_mounts.iter().flatten().collect();
-    let taken = |path: &str| asked.iter().any(|m| m.mount_path.trim_end_matches('/') == path);
+    let taken = |path: &str| container.mounts.iter().any(|m| m.destination.trim_end_matches('/') == path);
     if !taken("/dev/shm") {
         let shm = CString::new(SHM).map_err(|_| Error::Internal { what: "a NUL byte in a constant".into() })?;
         all.push(spec::bind("/dev/shm", SHM, &["bind", "nosuid", "nodev", "noexec"])?, Origin::Sandbox(shm));
@@ -99,7 +95,7 @@ pub fn container(
         if taken(&destination) {
             continue;
         }
-        let file = name_dir(roots, record.uid()).join(name);
+        let file = name_dir(roots, &record.id).join(name);
         let opened = volume::host_path(&file, "File", false).map_err(|e| Error::Host { what: e.to_string() })?;
         let fd = opened.ok_or_else(|| Error::Host { what: format!("{} is gone", file.display()) })?;
         let origin = Origin::Detached(
@@ -110,66 +106,64 @@ pub fn container(
             origin,
         );
     }
-    let volumes = record.pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let mut ordered = asked.clone();
-    ordered.sort_by_key(|m| m.mount_path.split('/').filter(|p| !p.is_empty()).count());
-    for m in ordered {
-        let failed = |what: String| Error::Host { what: format!("volume {} on {}: {what}", m.name, m.mount_path) };
-        let v = volumes.iter().find(|v| v.name == m.name).ok_or_else(|| failed("is not in spec.volumes".into()))?;
-        let (shown, origin) = source(roots, record, v, m, sandbox).map_err(|e| failed(e.to_string()))?;
-        all.push(spec::bind(&m.mount_path, &shown, &options(m, v))?, origin);
+    for m in &container.mounts {
+        let failed = |e: volume::Error| Error::Host { what: format!("volume {} on {}: {e}", m.volume, m.destination) };
+        let (shown, origin) = source(roots, record, m, sandbox).map_err(failed)?;
+        all.push(spec::bind(&m.destination, &shown, &options(m))?, origin);
     }
     Ok(all)
 }
 
-/// `subPathExpr` is refused by the manifest room, so `subPath` is all there is.
 fn source(
     roots: &Roots,
     record: &PodRecord,
-    v: &Volume,
-    m: &VolumeMount,
+    m: &MountRecord,
     sandbox: BorrowedFd<'_>,
 ) -> Result<(String, Origin), volume::Error> {
-    let sub = m.sub_path.as_deref().filter(|s| !s.is_empty());
-    if manifest::is_memory(v) {
-        let shown = memory_volume(&v.name);
-        let origin = match sub {
-            None => match CString::new(shown.as_str()) {
-                Ok(path) => Origin::Sandbox(path),
-                Err(_) => return Err(volume::Error::SubPath { sub_path: shown, why: "holds a NUL byte".into() }),
-            },
-            Some(sub) => Origin::Detached(volume::detached_in(sandbox, &shown, sub)?),
-        };
-        return Ok((shown, origin));
-    }
-    let (path, typ) = match &v.host_path {
-        Some(h) => (PathBuf::from(&h.path), h.type_.clone().unwrap_or_default()),
-        None => (volume_dir(roots, record.uid(), &v.name), "Directory".to_owned()),
+    let sub = m.sub_path.as_deref();
+    let (path, typ) = match &m.source {
+        MountSource::Memory { name } => {
+            let shown = memory_volume(name);
+            let origin = match sub {
+                None => match CString::new(shown.as_str()) {
+                    Ok(path) => Origin::Sandbox(path),
+                    Err(_) => return Err(volume::Error::SubPath { sub_path: shown, why: "holds a NUL byte".into() }),
+                },
+                Some(sub) => Origin::Detached(volume::detached_in(sandbox, &shown, sub)?),
+            };
+            return Ok((shown, origin));
+        }
+        MountSource::Host { path, typ } => (PathBuf::from(path), typ.as_str()),
+        MountSource::Volume { name } => (volume_dir(roots, &record.id, name), "Directory"),
     };
     let gone = || volume::Error::Kernel { doing: "open volume", path: path.clone(), errno: nix::errno::Errno::ENOENT };
-    let volume_fd = volume::host_path(&path, &typ, true)?.ok_or_else(gone)?;
+    let volume_fd = volume::host_path(&path, typ, true)?.ok_or_else(gone)?;
     let fd = match sub {
         None => volume_fd,
         Some(sub) => volume::sub_path(volume_fd.as_fd(), sub)?,
     };
     // Mounts of the host below a hostPath belong to it.
-    let origin = Origin::Detached(volume::detached(fd.as_fd(), &path, v.host_path.is_some())?);
+    let origin = Origin::Detached(volume::detached(fd.as_fd(), &path, is_host(m))?);
     let shown = sub.map_or(path.clone(), |s| Path::join(&path, s));
     Ok((shown.to_string_lossy().into_owned(), origin))
 }
 
-/// `readOnly`, `recursiveReadOnly` and `mountPropagation` as mount options; `VolumeMount`.
-fn options(m: &VolumeMount, v: &Volume) -> Vec<&'static str> {
-    let mut options = vec![if v.host_path.is_some() { "rbind" } else { "bind" }];
-    options.push(match m.mount_propagation.as_deref() {
-        Some("Bidirectional") => "rshared",
-        Some("HostToContainer") => "rslave",
-        _ => "rprivate",
-    });
-    options.push(match (m.read_only.unwrap_or(false), m.recursive_read_only.as_deref()) {
-        (true, Some("IfPossible" | "Enabled")) => "rro",
-        (true, _) => "ro",
-        _ => "rw",
-    });
-    options
+fn is_host(m: &MountRecord) -> bool {
+    matches!(m.source, MountSource::Host { .. })
+}
+
+fn options(m: &MountRecord) -> Vec<&'static str> {
+    vec![
+        if is_host(m) { "rbind" } else { "bind" },
+        match m.propagation {
+            Propagation::Bidirectional => "rshared",
+            Propagation::HostToContainer => "rslave",
+            Propagation::Private => "rprivate",
+        },
+        match m.access {
+            Access::RecursiveReadOnly => "rro",
+            Access::ReadOnly => "ro",
+            Access::ReadWrite => "rw",
+        },
+    ]
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::{Error, container};
 use crate::cgroup::CgroupDriver;
 use crate::state::record::PodRecord;
 use crate::state::{Listed, Lock, LockMode, Roots};
@@ -71,10 +71,10 @@ pub fn cgroup(driver: &dyn CgroupDriver, path: &str) -> Result<(), Error> {
     }
 }
 
-/// Every cgroup that a pod of this uid can have, when its record does not tell.
-fn possible_cgroups(roots: &Roots, uid: &str) -> Vec<String> {
+/// Every cgroup that a pod of this id can have, when its record does not tell.
+fn possible_cgroups(roots: &Roots, id: &str) -> Vec<String> {
     let parent = roots.cgroup_parent();
-    ["", "burstable/", "besteffort/"].iter().map(|qos| format!("{parent}/pods/{qos}pod{uid}")).collect()
+    ["", "burstable/", "besteffort/"].iter().map(|qos| format!("{parent}/pods/{qos}pod{id}")).collect()
 }
 
 /// Removes a pod's cgroups, volumes, upper directories, logs, name and records. The caller holds the pod's lock, or is its supervisor.
@@ -85,48 +85,54 @@ fn possible_cgroups(roots: &Roots, uid: &str) -> Vec<String> {
 pub fn pod(
     roots: &Roots,
     driver: &dyn CgroupDriver,
-    uid: &str,
+    id: &str,
     record: Option<&PodRecord>,
     keep_own_records: bool,
 ) -> Result<(), Vec<Error>> {
-    let mut errors = Vec::new();
-    let cgroups = match record {
-        Some(record) => vec![record.cgroup.clone()],
-        None => possible_cgroups(roots, uid),
+    let mut errors = match record {
+        Some(record) => cgroups(driver, record),
+        None => possible_cgroups(roots, id).iter().flat_map(|path| with_parents(driver, path)).collect(),
     };
-    for path in &cgroups {
-        if let Err(e) = cgroup(driver, path) {
-            errors.push(e);
-        }
-    }
-    errors.extend(tree(&roots.data_dir(uid)));
-    errors.extend(logs(roots, uid, record).iter().flat_map(|dir| tree(dir)));
+    errors.extend(tree(&roots.data_dir(id)));
+    errors.extend(logs(roots, id, record).iter().flat_map(|dir| tree(dir)));
     if errors.is_empty() && !keep_own_records {
         let name = record.map(|r| (r.namespace(), r.name()));
-        if let Err(e) = roots.forget(uid, name) {
+        if let Err(e) = roots.forget(id, name) {
             errors.push(e.into());
         }
     }
-    for path in &cgroups {
-        if let Err(e) = driver.remove_empty_parents(path) {
-            errors.push(Error::Host { what: e.to_string() });
-        }
-    }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Kills what is in a pod's cgroups and removes those that we made; what went wrong.
+pub fn cgroups(driver: &dyn CgroupDriver, record: &PodRecord) -> Vec<Error> {
+    if !record.sandbox.foreign_cgroup {
+        return with_parents(driver, &record.cgroup);
+    }
+    let ids = record.containers.iter().map(|c| container::instance_id(record, c, 0));
+    ids.filter_map(|id| cgroup(driver, &container::cgroup(record, &id)).err()).collect()
+}
+
+fn with_parents(driver: &dyn CgroupDriver, path: &str) -> Vec<Error> {
+    let own = cgroup(driver, path).err();
+    let above = driver.remove_empty_parents(path).err().map(|e| Error::Host { what: e.to_string() });
+    own.into_iter().chain(above).collect()
 }
 
 fn tree(dir: &Path) -> Option<Error> {
     remove_tree(dir).err().map(|e| Error::Host { what: e.to_string() })
 }
 
-fn logs(roots: &Roots, uid: &str, record: Option<&PodRecord>) -> Vec<PathBuf> {
+fn logs(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<PathBuf> {
     match record {
+        // A CRI client's logs are its own affair.
+        Some(record) if record.driven() => Vec::new(),
         Some(record) => vec![PathBuf::from(&record.log_dir)],
         None => std::fs::read_dir(roots.root.join("logs"))
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|e| e.file_name().to_string_lossy().ends_with(&format!("_{uid}")))
+            .filter(|e| e.file_name().to_string_lossy().ends_with(&format!("_{id}")))
             .map(|e| e.path())
             .collect(),
     }
@@ -136,14 +142,14 @@ fn logs(roots: &Roots, uid: &str, record: Option<&PodRecord>) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// As [`pod`].
-pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, uid: &str) -> Result<bool, Vec<Error>> {
+pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, id: &str) -> Result<bool, Vec<Error>> {
     let one = |e: crate::state::Error| vec![Error::from(e)];
-    let Some(_lock) = roots.seize(uid).map_err(one)? else { return Ok(false) };
-    let record = match roots.look(uid).map_err(one)? {
+    let Some(_lock) = roots.seize(id).map_err(one)? else { return Ok(false) };
+    let record = match roots.look(id).map_err(one)? {
         Some(Listed::Pod(entry)) => Some(entry.record),
         _ => None,
     };
-    pod(roots, driver, uid, record.as_ref(), false)?;
+    pod(roots, driver, id, record.as_ref(), false)?;
     Ok(true)
 }
 
@@ -156,16 +162,16 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     let mut report = GcReport::default();
     let mut known = std::collections::HashSet::new();
     for listed in roots.list()? {
-        let (uid, name, dead) = match listed {
+        let (id, name, dead) = match listed {
             Listed::Pod(entry) => {
                 let dead = !entry.live && entry.status.finished_at.is_none();
-                (entry.uid.clone(), entry.full_name(), dead)
+                (entry.id.clone(), entry.full_name(), dead)
             }
-            Listed::Unfinished { uid, live } | Listed::Unreadable { uid, live, .. } => (uid.clone(), uid, !live),
+            Listed::Unfinished { id, live } | Listed::Unreadable { id, live, .. } => (id.clone(), id, !live),
         };
-        known.insert(uid.clone());
+        known.insert(id.clone());
         if dead {
-            match collect(roots, driver, &uid) {
+            match collect(roots, driver, &id) {
                 Ok(true) => report.removed.push(name),
                 Ok(false) => {}
                 Err(errors) => report.failed.extend(errors),
@@ -191,7 +197,7 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
 
 /// Data below `--root` whose pod is not known below `--state`: a reboot emptied it.
 fn orphans(roots: &Roots, known: &std::collections::HashSet<String>, report: &mut GcReport) -> Result<(), Error> {
-    let uid_of_log = |name: &str| name.rsplit_once('_').map(|(_, uid)| uid.to_owned());
+    let uid_of_log = |name: &str| name.rsplit_once('_').map(|(_, id)| id.to_owned());
     let uid_of_data = |name: &str| Some(name.to_owned());
     type UidOf<'a> = &'a dyn Fn(&str) -> Option<String>;
     let places: [(&str, UidOf<'_>); 2] = [("pods", &uid_of_data), ("logs", &uid_of_log)];
@@ -204,9 +210,9 @@ fn orphans(roots: &Roots, known: &std::collections::HashSet<String>, report: &mu
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(uid) = uid_of(&name).filter(|_| !name.starts_with('.')) else { continue };
+            let Some(id) = uid_of(&name).filter(|_| !name.starts_with('.')) else { continue };
             // A pod may have been made since the list was read; its directory is made before its data.
-            if known.contains(&uid) || roots.pod_dir(&uid).exists() {
+            if known.contains(&id) || roots.pod_dir(&id).exists() {
                 continue;
             }
             match remove_tree(&entry.path()) {

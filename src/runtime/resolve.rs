@@ -1,14 +1,19 @@
-//! From manifest and images to a record: everything that can be decided, and can fail, before the first side effect.
+//! From manifest and images to a record: everything that can be decided, and can fail, before the first side effect. What a pod is once
+//! made stands in its record alone: nothing below reads a manifest.
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, VolumeMount};
 
-use super::Error;
+use super::{Error, spec};
+use crate::cgroup::Limits;
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
-use crate::state::record::{ContainerKind, ContainerRecord, Identity, Owner, PodRecord, VERSION};
+use crate::state::record::{
+    Access, ContainerKind, ContainerRecord, Identity, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation,
+    SandboxRecord, VERSION, VolumeRecord,
+};
 
 /// The host as `resourceFieldRef` sees it.
 fn node() -> manifest::Node {
@@ -34,6 +39,7 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
     let name = pod.metadata.name.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let node = node();
     let mut views = HashMap::new();
     let mut containers = Vec::new();
     let lists = [
@@ -43,7 +49,7 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
     for (list, kind, all) in lists {
         for (index, c) in all.iter().enumerate() {
             let field = format!("pod {name}: spec.{list}[{index}]");
-            containers.push(container(store, &pod, c, kind, &field, &mut views)?);
+            containers.push(container(store, &pod, c, kind, &field, node, &mut views)?);
         }
     }
     let qos = match manifest::qos_class(&spec) {
@@ -58,9 +64,95 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
         created_at: jiff::Timestamp::now(),
         cgroup: format!("{}/pods/{qos}pod{uid}", roots.cgroup_parent()),
         log_dir: roots.log_dir(&namespace, &name, &uid).to_string_lossy().into_owned(),
+        id: uid,
+        sandbox: sandbox(&pod, &spec)?,
         pod,
         containers,
     })
+}
+
+/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
+const POD_PIDS: u64 = 8192;
+
+fn sandbox(pod: &Pod, spec: &PodSpec) -> Result<SandboxRecord, Error> {
+    let host = |e: manifest::FieldError| Error::Host { what: e.to_string() };
+    let security = spec.security_context.as_ref();
+    let sysctls = security.and_then(|s| s.sysctls.as_deref()).unwrap_or_default();
+    let mut volumes = Vec::new();
+    for v in spec.volumes.iter().flatten().filter(|v| v.empty_dir.is_some()) {
+        let memory = manifest::is_memory(v);
+        let size_bytes = if memory { manifest::memory_volume_bytes(v).map_err(host)? } else { None };
+        volumes.push(VolumeRecord { name: v.name.clone(), memory, size_bytes });
+    }
+    let resources = manifest::pod_resources(spec).map_err(host)?;
+    Ok(SandboxRecord {
+        hostname: hostname(pod),
+        host_network: spec.host_network.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
+        host_pid: spec.host_pid.unwrap_or(false),
+        sysctls: sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
+        volumes,
+        limits: Limits { pids_max: Some(POD_PIDS), ..limits(resources) },
+        ..SandboxRecord::default()
+    })
+}
+
+/// Resources as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
+fn limits(r: manifest::Resources) -> Limits {
+    Limits {
+        cpu_shares: Some(crate::cgroup::limits::shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
+        cpu_quota_us: r.cpu_limit_millis.and_then(crate::cgroup::limits::quota_from_millis),
+        memory_limit_bytes: r.memory_limit_bytes,
+        memory_oom_group: true,
+        every_hierarchy: true,
+        ..Limits::default()
+    }
+}
+
+/// Drop first, then add, as Kubernetes does; `ALL` in either.
+fn capabilities(c: &Container) -> Result<Vec<String>, Error> {
+    let asked = c.security_context.as_ref().and_then(|s| s.capabilities.clone()).unwrap_or_default();
+    spec::capabilities(asked.add.iter().flatten(), asked.drop.iter().flatten()).map_err(|(list, name)| {
+        Error::Container {
+            container: c.name.clone(),
+            what: format!("securityContext.capabilities.{list}: {name:?} is no capability; see capabilities(7)"),
+        }
+    })
+}
+
+/// Mounts in the order in which they are made: parents before what is below them.
+fn mounts(spec: &PodSpec, c: &Container) -> Result<Vec<MountRecord>, Error> {
+    let mut asked: Vec<&VolumeMount> = c.volume_mounts.iter().flatten().collect();
+    asked.sort_by_key(|m| m.mount_path.split('/').filter(|p| !p.is_empty()).count());
+    let volume = |m: &VolumeMount| {
+        let v = spec.volumes.iter().flatten().find(|v| v.name == m.name).ok_or_else(|| Error::Container {
+            container: c.name.clone(),
+            what: format!("volume {} on {} is not in spec.volumes", m.name, m.mount_path),
+        })?;
+        let source = match &v.host_path {
+            Some(h) => MountSource::Host { path: h.path.clone(), typ: h.type_.clone().unwrap_or_default() },
+            None if manifest::is_memory(v) => MountSource::Memory { name: v.name.clone() },
+            None => MountSource::Volume { name: v.name.clone() },
+        };
+        Ok(MountRecord {
+            volume: m.name.clone(),
+            destination: m.mount_path.clone(),
+            source,
+            // `subPathExpr` is refused by the manifest room.
+            sub_path: m.sub_path.clone().filter(|s| !s.is_empty()),
+            access: match (m.read_only.unwrap_or(false), m.recursive_read_only.as_deref()) {
+                (true, Some("IfPossible" | "Enabled")) => Access::RecursiveReadOnly,
+                (true, _) => Access::ReadOnly,
+                (false, _) => Access::ReadWrite,
+            },
+            propagation: match m.mount_propagation.as_deref() {
+                Some("Bidirectional") => Propagation::Bidirectional,
+                Some("HostToContainer") => Propagation::HostToContainer,
+                _ => Propagation::Private,
+            },
+        })
+    };
+    asked.into_iter().map(volume).collect()
 }
 
 fn container(
@@ -69,6 +161,7 @@ fn container(
     c: &Container,
     kind: ContainerKind,
     field: &str,
+    node: manifest::Node,
     views: &mut HashMap<String, View>,
 ) -> Result<ContainerRecord, Error> {
     let at = |sub: &str, what: String| Error::Image { field: format!("{field}.{sub}"), what };
@@ -84,7 +177,7 @@ fn container(
     }
     let view = &views[&image.id];
     let field_error = |e: manifest::FieldError| Error::Image { field: format!("{field}.{}", e.path), what: e.message };
-    let declared = manifest::command::env(c, pod, node()).map_err(field_error)?;
+    let declared = manifest::command::env(c, pod, node).map_err(field_error)?;
     let argv =
         manifest::command::argv(c, &image.config.entrypoint, &image.config.cmd, &declared).map_err(field_error)?;
     let hostname = hostname(pod);
@@ -99,6 +192,12 @@ fn container(
     }
     let user = identity(pod, c, &image, view).map_err(|(sub, what)| at(sub, what))?;
     executable(c, view, &argv, &cwd, &env).map_err(|what| at("command", what))?;
+    let of_pod = pod.spec.clone().unwrap_or_default();
+    let security = c.security_context.clone().unwrap_or_default();
+    let privileged = security.privileged.unwrap_or(false);
+    let unmasked = privileged || security.proc_mount.as_deref() == Some("Unmasked");
+    let nothing = unmasked.then(Vec::new);
+    let resources = manifest::resources(c).map_err(field_error)?;
     Ok(ContainerRecord {
         name: c.name.clone(),
         kind,
@@ -110,6 +209,24 @@ fn container(
         cwd,
         user,
         stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        tty: c.tty.unwrap_or(false),
+        pid: if of_pod.host_pid.unwrap_or(false) {
+            PidMode::Node
+        } else if of_pod.share_process_namespace.unwrap_or(false) {
+            PidMode::Pod
+        } else {
+            PidMode::Container
+        },
+        privileged,
+        capabilities: capabilities(c)?,
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        readonly_root: security.read_only_root_filesystem.unwrap_or(false),
+        masked_paths: nothing.clone(),
+        readonly_paths: nothing,
+        limits: limits(resources),
+        oom_score_adj: manifest::oom_score_adj(&of_pod, c, node.memory_bytes),
+        mounts: mounts(&of_pod, c)?,
+        client: None,
     })
 }
 

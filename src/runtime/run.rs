@@ -21,8 +21,8 @@ use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
 /// What became of a [`run`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOutcome {
-    /// The pod's uid.
-    pub uid: String,
+    /// The sandbox's id: for a manifest's pod its uid.
+    pub id: String,
     /// False when a pod of that name and uid was there already.
     pub created: bool,
     /// What was tolerated on the way.
@@ -41,24 +41,35 @@ const MAKING_PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// The pod cannot be run as it stands, or the host refuses; everything that was made is undone then.
 pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
-    let uid = pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string()).clone();
+    pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
     let record = resolve::pod(roots, &store, pod, owner)?;
+    run_record(roots, &record)
+}
+
+/// Runs the sandbox that a record describes, as [`run`] does; a CRI client's begins without containers.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error> {
+    let id = &record.id;
+    // The client of a driven pod knows it by its id alone, and may have several of one name.
+    let name = (!record.driven()).then(|| (record.namespace(), record.name()));
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     roots.prepare()?;
     let deadline = Instant::now() + MAKING_PATIENCE;
     let mut tries = 0;
     while tries < TRIES {
-        match roots.reserve(record.namespace(), record.name(), &uid)? {
-            Reserved::New(reservation) => return start(roots, &driver, &record, reservation),
-            Reserved::Same(entry) => return same(&entry, &record),
+        match roots.reserve(name, id)? {
+            Reserved::New(reservation) => return start(roots, &driver, record, reservation),
+            Reserved::Same(entry) => return same(&entry, record),
             Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Reserved::Making => break,
             // Every start collects for its own name.
-            Reserved::Dead { uid } => {
-                remove::collect(roots, &driver, &uid).map_err(first)?;
+            Reserved::Dead { id } => {
+                remove::collect(roots, &driver, &id).map_err(first)?;
                 tries += 1;
             }
         }
@@ -75,17 +86,16 @@ fn first(errors: Vec<Error>) -> Error {
 
 /// The same uid again is the same pod, unless the manifest says something else now.
 fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
-    if entry.record.pod.spec != record.pod.spec {
+    if !record.driven() && entry.record.pod.spec != record.pod.spec {
         return Err(Error::Pod {
             pod: record.full_name(),
-            what: format!("runs with uid {} from another spec; delete it first", entry.uid),
+            what: format!("runs with uid {} from another spec; delete it first", entry.id),
         });
     }
-    Ok(RunOutcome { uid: entry.uid.clone(), created: false, warnings: Vec::new() })
+    Ok(RunOutcome { id: entry.id.clone(), created: false, warnings: Vec::new() })
 }
 
 fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
-    let uid = record.uid();
     let dir = reservation.dir.clone();
     let started = prepare(roots, driver, record, reservation);
     let outcome = match started {
@@ -96,11 +106,11 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
         Err(e) => Err(e),
     };
     match outcome {
-        Ok(warnings) => Ok(RunOutcome { uid: uid.to_owned(), created: true, warnings }),
+        Ok(warnings) => Ok(RunOutcome { id: record.id.clone(), created: true, warnings }),
         Err(error) => {
             // The supervisor undoes what it made; when it could not, or never lived, this does.
             wait_until_unlocked(&dir);
-            if let Err(more) = remove::collect(roots, driver, uid) {
+            if let Err(more) = remove::collect(roots, driver, &record.id) {
                 let left: Vec<String> = more.iter().map(ToString::to_string).collect();
                 return Err(Error::Host {
                     what: format!("{error}; and what was made could not be removed: {}", left.join("; ")),
@@ -138,7 +148,7 @@ fn prepare(
         CString::new("supervisor"),
         argument(&roots.root),
         argument(&roots.state),
-        CString::new(record.uid()),
+        CString::new(record.id.as_str()),
     ];
     let argv = argv.into_iter().collect::<Result<Vec<_>, _>>();
     let argv = argv.map_err(|_| Error::Internal { what: "a NUL byte in a path".into() })?;

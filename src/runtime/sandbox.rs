@@ -7,21 +7,17 @@ use std::path::Path;
 
 use husk_oci::sandbox as oci;
 use husk_oci::sys::process::ns;
-use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Error, container, mounts, remove, resolve};
+use super::{Error, mounts, remove};
 use crate::cgroup::CgroupDriver;
-use crate::manifest;
 use crate::state::Roots;
-use crate::state::record::PodRecord;
+use crate::state::record::{PodRecord, SandboxRecord};
 use crate::volume;
 
 /// pause's own user and group: nobody else's on a host (65535 is "nobody" in the pause image's tradition).
 const PAUSE_ID: u32 = 65535;
 /// The kubelet's value for pause.
 const PAUSE_OOM_SCORE_ADJ: i32 = -998;
-/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
-const POD_PIDS: u64 = 8192;
 /// `/dev/shm` of a pod, as containerd makes it.
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -34,43 +30,40 @@ fn host(e: impl std::fmt::Display) -> Error {
 /// # Errors
 /// The cgroup, a directory or pause cannot be made. What was made goes with the pod.
 pub fn start(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<oci::Launching, Error> {
-    let spec = record.pod.spec.clone().unwrap_or_default();
     let image = crate::embedded::memfd(c"pause", crate::embedded::PAUSE)
         .map_err(|e| Error::io("create a memory file for pause", &e))?;
-    let launching = launch(record, &spec, std::os::fd::AsFd::as_fd(&image))?;
+    let launching = launch(&record.sandbox, std::os::fd::AsFd::as_fd(&image))?;
     // pause makes its namespaces meanwhile.
-    let limits = container::from_resources(manifest::pod_resources(&spec).map_err(host)?);
-    let limits = crate::cgroup::Limits { pids_max: Some(POD_PIDS), ..limits };
-    driver.create(&record.cgroup, &limits).map_err(host)?;
-    directories(roots, record, &spec)?;
+    if !record.sandbox.foreign_cgroup {
+        driver.create(&record.cgroup, &record.sandbox.limits).map_err(host)?;
+    }
+    directories(roots, record)?;
     Ok(launching)
 }
 
-fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>) -> Result<oci::Launching, Error> {
+fn launch(sandbox: &SandboxRecord, image: std::os::fd::BorrowedFd<'_>) -> Result<oci::Launching, Error> {
     let mut namespaces = 0;
-    let off = |flag: Option<bool>| !flag.unwrap_or(false);
-    if off(spec.host_network) {
+    if !sandbox.host_network {
         // With the host's network come the host's names.
         namespaces |= ns::NET | ns::UTS;
     }
-    if off(spec.host_ipc) {
+    if !sandbox.host_ipc {
         namespaces |= ns::IPC;
     }
-    if off(spec.host_pid) {
+    if !sandbox.host_pid {
         namespaces |= ns::PID;
     }
-    let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the manifest".into() });
-    let hostname = if off(spec.host_network) { Some(text(resolve::hostname(&record.pod))?) } else { None };
+    let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the record".into() });
+    let hostname = if sandbox.host_network { None } else { Some(text(sandbox.hostname.clone())?) };
     let mut tmpfs =
         vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777, noexec: true }];
-    for v in spec.volumes.iter().flatten().filter(|v| manifest::is_memory(v)) {
-        let size_bytes = manifest::memory_volume_bytes(v).map_err(host)?;
-        tmpfs.push(oci::Tmpfs { path: text(mounts::memory_volume(&v.name))?, size_bytes, mode: 0o777, noexec: false });
+    for v in sandbox.volumes.iter().filter(|v| v.memory) {
+        let path = text(mounts::memory_volume(&v.name))?;
+        tmpfs.push(oci::Tmpfs { path, size_bytes: v.size_bytes, mode: 0o777, noexec: false });
     }
-    let security = spec.security_context.as_ref();
     let mut sysctls = Vec::new();
-    for sysctl in security.and_then(|s| s.sysctls.as_deref()).unwrap_or_default() {
-        sysctls.push((text(sysctl.name.replace('.', "/"))?, text(sysctl.value.clone())?));
+    for (name, value) in &sandbox.sysctls {
+        sysctls.push((text(name.replace('.', "/"))?, text(value.clone())?));
     }
     oci::start(&oci::Sandbox {
         namespaces,
@@ -88,26 +81,23 @@ fn launch(record: &PodRecord, spec: &PodSpec, image: std::os::fd::BorrowedFd<'_>
 }
 
 /// Volumes on disk, and the files that tell the pod's names.
-fn directories(roots: &Roots, record: &PodRecord, spec: &PodSpec) -> Result<(), Error> {
-    let uid = record.uid();
+fn directories(roots: &Roots, record: &PodRecord) -> Result<(), Error> {
+    let sandbox = &record.sandbox;
     let private = |dir: &Path| -> Result<(), Error> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|e| Error::io(format_args!("create {}", dir.display()), &e))
     };
-    let names = mounts::name_dir(roots, uid);
+    let names = mounts::name_dir(roots, &record.id);
     private(&names)?;
-    let on_disk = |v: &&k8s_openapi::api::core::v1::Volume| v.empty_dir.is_some() && !manifest::is_memory(v);
-    for v in spec.volumes.iter().flatten().filter(on_disk) {
-        let dir = mounts::volume_dir(roots, uid, &v.name);
+    for v in sandbox.volumes.iter().filter(|v| !v.memory) {
+        let dir = mounts::volume_dir(roots, &record.id, &v.name);
         private(dir.parent().unwrap_or(&dir))?;
         volume::empty_dir(&dir).map_err(host)?;
     }
-    let host_network = spec.host_network.unwrap_or(false);
-    let hostname = resolve::hostname(&record.pod);
-    let hosts = if host_network { host_file("/etc/hosts") } else { hosts_file(&hostname) };
-    for (name, content) in
-        mounts::NAME_FILES.into_iter().zip([hosts, format!("{hostname}\n"), host_file("/etc/resolv.conf")])
-    {
+    let hostname = &sandbox.hostname;
+    let hosts = if sandbox.host_network { host_file("/etc/hosts") } else { hosts_file(hostname) };
+    let resolv_conf = sandbox.resolv_conf.clone().unwrap_or_else(|| host_file("/etc/resolv.conf"));
+    for (name, content) in mounts::NAME_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv_conf]) {
         let path = names.join(name);
         let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&path);
         let written = opened.and_then(|mut f| f.write_all(content.as_bytes()));
@@ -134,14 +124,8 @@ fn hosts_file(hostname: &str) -> String {
 /// # Errors
 /// All that could not be removed.
 pub fn free(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Vec<Error>> {
-    let mut errors = Vec::new();
-    if let Err(e) = remove::cgroup(driver, &record.cgroup) {
-        errors.push(e);
-    }
-    if let Err(e) = driver.remove_empty_parents(&record.cgroup) {
-        errors.push(host(e));
-    }
-    if let Err(e) = volume::remove_tree(&roots.data_dir(record.uid())) {
+    let mut errors = remove::cgroups(driver, record);
+    if let Err(e) = volume::remove_tree(&roots.data_dir(&record.id)) {
         errors.push(host(e));
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }

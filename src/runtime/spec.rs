@@ -1,28 +1,15 @@
 //! One container of a pod as an OCI runtime spec; pure.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDevice, LinuxNamespaceBuilder,
     LinuxNamespaceType, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::Error;
-use crate::state::record::{ContainerRecord, PodRecord};
-
-/// What a container gets when nobody says anything: CRI-O's nine.
-const DEFAULT_CAPABILITIES: [Capability; 9] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fsetid,
-    Capability::Fowner,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::NetBindService,
-    Capability::Kill,
-];
+use crate::state::record::{ContainerRecord, PidMode};
 
 /// containerd's and the kubelet's list.
 const MASKED_PATHS: [&str; 13] = [
@@ -43,25 +30,11 @@ const MASKED_PATHS: [&str; 13] = [
 
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The manifest's entry for a container of the record.
-pub fn manifest<'a>(record: &'a PodRecord, container: &ContainerRecord) -> Option<&'a Container> {
-    let spec = record.pod.spec.as_ref()?;
-    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-    all.find(|c| c.name == container.name)
-}
-
-/// Is the container privileged?
-pub fn privileged(c: &Container) -> bool {
-    c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false)
-}
-
 /// What [`container`] needs beyond the records.
 #[derive(Debug)]
 pub struct Given {
     /// All mounts, `/proc` first, in the order in which they are made.
     pub mounts: Vec<Mount>,
-    /// `oom_score_adj` by the kubelet's rule.
-    pub oom_score_adj: i32,
     /// The host's devices, for a privileged container.
     pub devices: Vec<LinuxDevice>,
 }
@@ -69,31 +42,24 @@ pub struct Given {
 /// The runtime spec of one container; OCI runtime-spec "Configuration".
 ///
 /// # Errors
-/// The manifest names a capability that does not exist.
-pub fn container(record: &PodRecord, container: &ContainerRecord, given: Given) -> Result<Spec, Error> {
-    let missing = || Error::Internal { what: format!("container {} is not in the manifest", container.name) };
-    let c = manifest(record, container).ok_or_else(missing)?;
-    let pod = record.pod.spec.as_ref().ok_or_else(missing)?;
-    let security = c.security_context.clone().unwrap_or_default();
-    let privileged = privileged(c);
-    let process = process(container, c, container.argv.clone(), c.tty.unwrap_or(false), given.oom_score_adj)?;
-    let unmasked = privileged || security.proc_mount.as_deref() == Some("Unmasked");
-    let strings = |paths: &[&str]| paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
+/// The record names a capability that does not exist.
+pub fn container(container: &ContainerRecord, given: Given) -> Result<Spec, Error> {
+    let process = process(container, container.argv.clone(), container.tty)?;
+    let paths = |own: &Option<Vec<String>>, usual: &[&str]| match own {
+        Some(own) => own.clone(),
+        None => usual.iter().map(|p| (*p).to_owned()).collect(),
+    };
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(pod)?)
+        .namespaces(namespaces(container.pid)?)
         .rootfs_propagation("private")
         .devices(given.devices)
-        .masked_paths(if unmasked { Vec::new() } else { strings(&MASKED_PATHS) })
-        .readonly_paths(if unmasked { Vec::new() } else { strings(&READONLY_PATHS) })
+        .masked_paths(paths(&container.masked_paths, &MASKED_PATHS))
+        .readonly_paths(paths(&container.readonly_paths, &READONLY_PATHS))
         .build()
         .map_err(build)?;
     // The builder's default is a set of empty limits; ours are written by the cgroup room.
     linux.set_resources(None);
-    let root = RootBuilder::default()
-        .path("rootfs")
-        .readonly(security.read_only_root_filesystem.unwrap_or(false))
-        .build()
-        .map_err(build)?;
+    let root = RootBuilder::default().path("rootfs").readonly(container.readonly_root).build().map_err(build)?;
     let mut spec = SpecBuilder::default()
         .version("1.2.0")
         .root(root)
@@ -107,32 +73,12 @@ pub fn container(record: &PodRecord, container: &ContainerRecord, given: Given) 
     Ok(spec)
 }
 
-/// The `process` of an exec: the container's own with another command.
+/// The `process` of a container, or of an exec in it: the container's own with another command.
 ///
 /// # Errors
 /// As [`container`].
-pub fn exec_process(
-    record: &PodRecord,
-    container: &ContainerRecord,
-    argv: Vec<String>,
-    tty: bool,
-) -> Result<Process, Error> {
-    let missing = || Error::Internal { what: format!("container {} is not in the manifest", container.name) };
-    let c = manifest(record, container).ok_or_else(missing)?;
-    let pod = record.pod.spec.as_ref().ok_or_else(missing)?;
-    let oom_score_adj = crate::manifest::oom_score_adj(pod, c, super::resolve::memory_capacity_bytes());
-    process(container, c, argv, tty, oom_score_adj)
-}
-
-fn process(
-    container: &ContainerRecord,
-    c: &Container,
-    argv: Vec<String>,
-    tty: bool,
-    oom_score_adj: i32,
-) -> Result<Process, Error> {
-    let security = c.security_context.as_ref();
-    let capabilities = capabilities(c, privileged(c))?;
+pub fn process(container: &ContainerRecord, argv: Vec<String>, tty: bool) -> Result<Process, Error> {
+    let capabilities = set(container)?;
     let sets = LinuxCapabilitiesBuilder::default()
         .bounding(capabilities.clone())
         .permitted(capabilities.clone())
@@ -155,8 +101,8 @@ fn process(
         .env(container.env.clone())
         .cwd(PathBuf::from(&container.cwd))
         .capabilities(sets)
-        .no_new_privileges(security.and_then(|s| s.allow_privilege_escalation) == Some(false))
-        .oom_score_adj(oom_score_adj)
+        .no_new_privileges(container.no_new_privileges)
+        .oom_score_adj(container.oom_score_adj)
         .build()
         .map_err(build)
 }
@@ -166,38 +112,70 @@ fn build(e: oci_spec::OciSpecError) -> Error {
 }
 
 /// Mount and cgroup namespaces are the container's own; a private PID namespace is nested below the pod's.
-fn namespaces(pod: &PodSpec) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, Error> {
+fn namespaces(pid: PidMode) -> Result<Vec<oci_spec::runtime::LinuxNamespace>, Error> {
     let mut types = vec![LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup];
-    if !pod.host_pid.unwrap_or(false) && !pod.share_process_namespace.unwrap_or(false) {
+    if pid == PidMode::Container {
         types.push(LinuxNamespaceType::Pid);
     }
     types.into_iter().map(|t| LinuxNamespaceBuilder::default().typ(t).build().map_err(build)).collect()
 }
 
-/// Drop first, then add, as Kubernetes does; `ALL` in either.
-fn capabilities(c: &Container, privileged: bool) -> Result<Capabilities, Error> {
-    if privileged {
+fn set(container: &ContainerRecord) -> Result<Capabilities, Error> {
+    if container.privileged {
         return Ok(ALL_CAPABILITIES.into_iter().collect());
     }
-    let mut set: Capabilities = DEFAULT_CAPABILITIES.into_iter().collect();
-    let asked = c.security_context.as_ref().and_then(|s| s.capabilities.clone()).unwrap_or_default();
-    for name in asked.drop.iter().flatten() {
-        match name.as_str() {
-            "ALL" => set.clear(),
-            other => drop(set.remove(&by_name(c, "drop", other)?)),
-        }
-    }
-    for name in asked.add.iter().flatten() {
-        match name.as_str() {
-            "ALL" => set.extend(ALL_CAPABILITIES),
-            other => drop(set.insert(by_name(c, "add", other)?)),
-        }
-    }
-    Ok(set)
+    let known = |name: &String| {
+        capability(name).ok_or_else(|| Error::Container {
+            container: container.name.clone(),
+            what: format!("{name:?} is no capability; see capabilities(7)"),
+        })
+    };
+    container.capabilities.iter().map(known).collect()
 }
 
-/// capabilities(7), by number. What the kernel or the caller lacks is left out, with a warning, where they are set.
-const ALL_CAPABILITIES: [Capability; 41] = [
+/// What a container gets when nobody says anything: CRI-O's nine.
+const DEFAULT_CAPABILITIES: [&str; 9] =
+    ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "KILL"];
+
+/// The default capabilities without those dropped and with those added, in this order; `ALL` in either list. Names without `CAP_`, sorted.
+///
+/// # Errors
+/// The list (`add` or `drop`) and the name that is no capability.
+pub fn capabilities<'a>(
+    add: impl IntoIterator<Item = &'a String>,
+    drop: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<String>, (&'static str, String)> {
+    let plain = |list: &'static str, name: &str| match capability(name) {
+        Some(known) => Ok(known.to_string()),
+        None => Err((list, name.to_owned())),
+    };
+    let mut set: BTreeSet<String> = DEFAULT_CAPABILITIES.iter().map(|c| (*c).to_owned()).collect();
+    for name in drop {
+        match name.as_str() {
+            "ALL" => set.clear(),
+            other => {
+                set.remove(&plain("drop", other)?);
+            }
+        }
+    }
+    for name in add {
+        match name.as_str() {
+            "ALL" => set.extend(ALL_CAPABILITIES.iter().map(ToString::to_string)),
+            other => {
+                set.insert(plain("add", other)?);
+            }
+        }
+    }
+    Ok(set.into_iter().collect())
+}
+
+/// A capability by its name, with or without `CAP_`; both spellings are accepted, as by the kubelet's runtimes.
+pub fn capability(name: &str) -> Option<Capability> {
+    name.strip_prefix("CAP_").unwrap_or(name).parse().ok()
+}
+
+/// All of capabilities(7), by number. What the kernel or the caller lacks is left out, with a warning, where they are set.
+pub const ALL_CAPABILITIES: [Capability; 41] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::DacReadSearch,
@@ -241,15 +219,6 @@ const ALL_CAPABILITIES: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
-fn by_name(c: &Container, list: &str, name: &str) -> Result<Capability, Error> {
-    let wanted = name.strip_prefix("CAP_").unwrap_or(name);
-    // Both spellings are accepted, as by the kubelet's runtimes.
-    wanted.parse::<Capability>().map_err(|_| Error::Container {
-        container: c.name.clone(),
-        what: format!("securityContext.capabilities.{list}: {name:?} is no capability; see capabilities(7)"),
-    })
-}
-
 fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result<Mount, Error> {
     MountBuilder::default()
         .destination(destination)
@@ -286,33 +255,31 @@ pub fn base_mounts(privileged: bool) -> Result<Vec<Mount>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{Capabilities as Asked, SecurityContext};
 
-    fn with(add: &[&str], dropped: &[&str]) -> Container {
-        let strings = |l: &[&str]| Some(l.iter().map(|s| (*s).to_owned()).collect());
-        Container {
-            name: "c".into(),
-            security_context: Some(SecurityContext {
-                capabilities: Some(Asked { add: strings(add), drop: strings(dropped) }),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
+    fn with(add: &[&str], drop: &[&str]) -> Result<Vec<String>, (&'static str, String)> {
+        let strings = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        capabilities(&strings(add), &strings(drop))
     }
 
     #[test]
     fn capabilities_are_dropped_before_they_are_added() {
-        let set = capabilities(&with(&["NET_RAW"], &["ALL"]), false).unwrap();
-        assert_eq!(set, [Capability::NetRaw].into_iter().collect());
-        let set = capabilities(&with(&["CAP_SYS_TIME"], &["KILL"]), false).unwrap();
-        assert!(set.contains(&Capability::SysTime) && !set.contains(&Capability::Kill));
+        assert_eq!(with(&["NET_RAW"], &["ALL"]).unwrap(), ["NET_RAW"]);
+        let set = with(&["CAP_SYS_TIME"], &["KILL"]).unwrap();
+        assert!(set.contains(&"SYS_TIME".to_owned()) && !set.contains(&"KILL".to_owned()));
         assert_eq!(set.len(), 9);
-        assert_eq!(capabilities(&with(&["ALL"], &[]), false).unwrap().len(), 41);
+        assert_eq!(with(&["ALL"], &[]).unwrap().len(), 41);
     }
 
     #[test]
-    fn an_unknown_capability_is_an_error_with_its_field() {
-        let e = capabilities(&with(&["FLY"], &[]), false).unwrap_err().to_string();
-        assert!(e.contains("capabilities.add") && e.contains("FLY"), "{e}");
+    fn every_name_that_is_written_down_can_be_read_again() {
+        for name in with(&["ALL"], &[]).unwrap() {
+            assert!(capability(&name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_capability_is_named_with_its_list() {
+        assert_eq!(with(&["FLY"], &[]), Err(("add", "FLY".to_owned())));
+        assert_eq!(with(&[], &["SWIM"]), Err(("drop", "SWIM".to_owned())));
     }
 }

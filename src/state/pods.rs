@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::record::{PodRecord, Status};
+use super::record::{Owner, PodRecord, Status};
 use super::{Error, Lock, LockMode, Roots, open_dir, read_record, replace_record};
 
 /// One pod as its records tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodEntry {
-    /// The pod's identity.
-    pub uid: String,
+    /// [`PodRecord::id`], and the name of its directory.
+    pub id: String,
     /// What was decided.
     pub record: PodRecord,
     /// What has happened.
@@ -29,14 +29,14 @@ pub enum Listed {
     /// A directory without records: somebody is making it, or died while doing so.
     Unfinished {
         /// Its name.
-        uid: String,
+        id: String,
         /// Somebody holds its lock.
         live: bool,
     },
     /// Records that cannot be read: state `Unknown`, never taken for something else.
     Unreadable {
         /// Its name.
-        uid: String,
+        id: String,
         /// Somebody holds its lock.
         live: bool,
         /// Why.
@@ -64,9 +64,26 @@ pub enum Reserved {
     Making,
     /// A pod of that name died without being finished; it has to be collected first.
     Dead {
-        /// Its uid.
-        uid: String,
+        /// Its id.
+        id: String,
     },
+}
+
+impl Reserved {
+    /// What an existing directory means to somebody who wants it (`same`) or only its name; `None`: it is taken.
+    fn of(listed: Listed, same: bool) -> Option<Reserved> {
+        match listed {
+            Listed::Pod(entry) if !entry.live && entry.status.finished_at.is_none() => {
+                Some(Reserved::Dead { id: entry.id })
+            }
+            Listed::Pod(entry) if same => Some(Reserved::Same(entry)),
+            Listed::Unfinished { live: false, id } | Listed::Unreadable { live: false, id, .. } => {
+                Some(Reserved::Dead { id })
+            }
+            Listed::Unfinished { live: true, .. } if same => Some(Reserved::Making),
+            _ => None,
+        }
+    }
 }
 
 impl PodEntry {
@@ -96,6 +113,11 @@ impl PodRecord {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace(), self.name())
     }
+
+    /// A CRI client decides what happens in the pod, not the rules of `pod/`.
+    pub fn driven(&self) -> bool {
+        self.owner == Owner::Cri
+    }
 }
 
 impl Roots {
@@ -108,43 +130,44 @@ impl Roots {
         Lock::wait(&self.state.join("lock"), LockMode::Exclusive)
     }
 
-    /// Reserves a name and a uid and makes the pod's directory, locked by us.
+    /// Reserves an id, and a name with it if one is given, and makes the pod's directory, locked by us.
     ///
     /// # Errors
-    /// The name or the uid belongs to another pod, or the file system refuses.
-    pub fn reserve(&self, namespace: &str, name: &str, uid: &str) -> Result<Reserved, Error> {
+    /// The name or the id belongs to another pod, or the file system refuses.
+    pub fn reserve(&self, name: Option<(&str, &str)>, id: &str) -> Result<Reserved, Error> {
         let _guard = self.global_lock()?;
-        let link = self.name_link(namespace, name);
-        if let Ok(owner) = std::fs::read_link(&link) {
+        let link = name.map(|(namespace, name)| self.name_link(namespace, name));
+        if let (Some(link), Some((namespace, name))) = (&link, name)
+            && let Ok(owner) = std::fs::read_link(link)
+        {
             let owner = owner.to_string_lossy().into_owned();
-            match self.look(&owner)? {
-                Some(Listed::Pod(entry)) if !entry.live && entry.status.finished_at.is_none() => {
-                    return Ok(Reserved::Dead { uid: owner });
-                }
-                Some(Listed::Pod(entry)) if owner == uid => return Ok(Reserved::Same(entry)),
-                Some(Listed::Unfinished { live: false, .. } | Listed::Unreadable { live: false, .. }) => {
-                    return Ok(Reserved::Dead { uid: owner });
-                }
-                Some(Listed::Unfinished { live: true, .. }) if owner == uid => return Ok(Reserved::Making),
-                Some(_) => {
+            match self.look(&owner)?.map(|listed| Reserved::of(listed, owner == id)) {
+                Some(Some(found)) => return Ok(found),
+                Some(None) => {
                     return Err(Error::NameTaken { namespace: namespace.into(), name: name.into(), uid: owner });
                 }
-                None => std::fs::remove_file(&link).map_err(|e| Error::io("remove stale name", &link, &e))?,
+                None => std::fs::remove_file(link).map_err(|e| Error::io("remove stale name", link, &e))?,
             }
         }
-        let dir = self.pod_dir(uid);
+        let dir = self.pod_dir(id);
         match DirBuilder::new().mode(0o700).create(&dir) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                return match self.look(uid)? {
-                    Some(Listed::Pod(entry)) => Err(Error::UidTaken { uid: uid.into(), other: entry.full_name() }),
-                    _ => Ok(Reserved::Dead { uid: uid.into() }),
+                return match (self.look(id)?, name) {
+                    // Without a name the id is all there is to reserve.
+                    (Some(listed), None) => {
+                        Reserved::of(listed, true).ok_or(Error::UidTaken { uid: id.into(), other: id.into() })
+                    }
+                    (Some(Listed::Pod(entry)), _) => Err(Error::UidTaken { uid: id.into(), other: entry.full_name() }),
+                    _ => Ok(Reserved::Dead { id: id.into() }),
                 };
             }
             Err(e) => return Err(Error::io("create directory", &dir, &e)),
         }
         let made = Lock::wait(&dir, LockMode::Exclusive).and_then(|lock| {
-            std::os::unix::fs::symlink(uid, &link).map_err(|e| Error::io("reserve name", &link, &e))?;
+            if let Some(link) = &link {
+                std::os::unix::fs::symlink(id, link).map_err(|e| Error::io("reserve name", link, &e))?;
+            }
             Ok(lock)
         });
         match made {
@@ -196,38 +219,49 @@ impl Roots {
         if name.is_empty() || name.contains('/') || namespace.contains('/') || name.starts_with('.') {
             return Err(not_found());
         }
-        let uid = match std::fs::read_link(self.name_link(namespace, name)) {
-            Ok(uid) => uid.to_string_lossy().into_owned(),
+        let id = match std::fs::read_link(self.name_link(namespace, name)) {
+            Ok(id) => id.to_string_lossy().into_owned(),
             Err(_) => name.to_owned(),
         };
-        match self.look(&uid)? {
-            Some(Listed::Pod(entry)) if uid != name || entry.record.namespace() == namespace => Ok(*entry),
+        match self.look(&id)? {
+            Some(Listed::Pod(entry)) if id != name || entry.record.namespace() == namespace => Ok(*entry),
             Some(Listed::Unreadable { error, .. }) => Err(error),
-            _ => Err(not_found()),
+            _ => self.find_driven(namespace, name)?.ok_or_else(not_found),
         }
+    }
+
+    /// Sandboxes of a CRI client reserve no name, and there may be several of one: the newest.
+    fn find_driven(&self, namespace: &str, name: &str) -> Result<Option<PodEntry>, Error> {
+        let named = |listed| match listed {
+            Listed::Pod(e) if e.record.driven() && e.record.namespace() == namespace && e.record.name() == name => {
+                Some(*e)
+            }
+            _ => None,
+        };
+        Ok(self.list()?.into_iter().filter_map(named).max_by_key(|e| (e.record.attempt, e.record.created_at)))
     }
 
     /// Reads one pod directory; `None` when there is none (any more).
     ///
     /// # Errors
     /// The directory cannot be opened or locked.
-    pub fn look(&self, uid: &str) -> Result<Option<Listed>, Error> {
-        let dir = self.pod_dir(uid);
+    pub fn look(&self, id: &str) -> Result<Option<Listed>, Error> {
+        let dir = self.pod_dir(id);
         let live = match Lock::attempt(&dir, LockMode::Shared) {
             Ok(lock) => lock.is_none(),
             Err(_) if !dir.exists() => return Ok(None),
             Err(e) => return Err(e),
         };
-        let uid = uid.to_owned();
+        let id = id.to_owned();
         Ok(Some(match read_both(&dir) {
             // Records without a sandbox and without a keeper: whoever was making the pod was killed before anything ran.
             Ok(Some((_, status))) if !live && status.sandbox.is_none() && status.finished_at.is_none() => {
-                Listed::Unfinished { uid, live }
+                Listed::Unfinished { id, live }
             }
-            Ok(Some((record, status))) => Listed::Pod(Box::new(PodEntry { uid, record, status, live })),
+            Ok(Some((record, status))) => Listed::Pod(Box::new(PodEntry { id, record, status, live })),
             Ok(None) if !dir.exists() => return Ok(None),
-            Ok(None) => Listed::Unfinished { uid, live },
-            Err(error) => Listed::Unreadable { uid, live, error },
+            Ok(None) => Listed::Unfinished { id, live },
+            Err(error) => Listed::Unreadable { id, live, error },
         }))
     }
 
@@ -303,15 +337,18 @@ pub(crate) fn remove_flat(dir: &Path) -> Result<(), Error> {
 }
 
 fn read_both(dir: &Path) -> Result<Option<(PodRecord, Status)>, Error> {
-    let Some(record) = read_record::<PodRecord>(&dir.join("pod.json"))? else { return Ok(None) };
-    match read_record::<Status>(&dir.join("status.json"))? {
-        Some(status) if status.containers.len() == record.containers.len() => Ok(Some((record, status))),
-        Some(_) => Err(Error::Unreadable {
-            path: dir.join("status.json"),
-            why: "it has another number of containers than pod.json".into(),
-        }),
-        None => Ok(None),
+    let Some(mut record) = read_record::<PodRecord>(&dir.join("pod.json"))? else { return Ok(None) };
+    let Some(status) = read_record::<Status>(&dir.join("status.json"))? else { return Ok(None) };
+    if record.driven() {
+        record.containers = status.containers.iter().filter_map(|c| c.made_of.as_deref().cloned()).collect();
     }
+    if status.containers.len() == record.containers.len() {
+        return Ok(Some((record, status)));
+    }
+    Err(Error::Unreadable {
+        path: dir.join("status.json"),
+        why: "it has another number of containers than pod.json".into(),
+    })
 }
 
 /// The supervisor's hold on its pod's directory.

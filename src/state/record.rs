@@ -1,10 +1,14 @@
 //! What is written about a pod: `pod.json` (fixed at creation) and `status.json` (replaced at every change).
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
+
 /// Version of both files. A file of another version is reported, never guessed at.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Who created the pod; a CRI client sees its own pods only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +23,13 @@ pub enum Owner {
 }
 
 /// Which list of the manifest a container stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerKind {
     /// `spec.initContainers`.
     Init,
     /// `spec.containers`.
+    #[default]
     App,
 }
 
@@ -35,6 +40,8 @@ pub struct PodRecord {
     pub version: u32,
     /// Who made it.
     pub owner: Owner,
+    /// What the sandbox's directories, cgroup and containers are called by: the pod's uid, or for a CRI client's 64 hexadecimal digits.
+    pub id: String,
     /// Sandbox attempt, as in CRI `PodSandboxMetadata.attempt`.
     pub attempt: u32,
     /// When the pod was accepted.
@@ -45,12 +52,56 @@ pub struct PodRecord {
     pub log_dir: String,
     /// The manifest with every default filled in; `metadata.uid` is set.
     pub pod: Pod,
-    /// Init containers first, then app containers, each in spec order.
+    /// What the sandbox is made of.
+    pub sandbox: SandboxRecord,
+    /// Init containers first, then app containers, each in spec order. In the file of a CRI client's pod always empty: its containers come and
+    /// go, and stand in `status.json` ([`Container::made_of`]); whoever reads both files finds them here too.
     pub containers: Vec<ContainerRecord>,
 }
 
+/// What pause, the pod's directories and its cgroup are made from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// The pod's name for itself; the host's own on the host's network.
+    pub hostname: String,
+    /// The host's network, and with it the host's UTS namespace.
+    pub host_network: bool,
+    /// The host's IPC namespace.
+    pub host_ipc: bool,
+    /// The host's PID namespace.
+    pub host_pid: bool,
+    /// Names with dots, and values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<(String, String)>,
+    /// emptyDir volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeRecord>,
+    /// Content of `/etc/resolv.conf`; `None`: the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolv_conf: Option<String>,
+    /// Limits of the pod's cgroup.
+    pub limits: Limits,
+    /// Somebody else made the pod's cgroup (CRI `cgroup_parent`): its limits are not touched, and it is never removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign_cgroup: bool,
+    /// CRI `runtime_handler`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub runtime_handler: String,
+}
+
+/// An emptyDir volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// `spec.volumes[].name`.
+    pub name: String,
+    /// `medium: Memory`.
+    pub memory: bool,
+    /// Size of a volume in memory.
+    pub size_bytes: Option<u64>,
+}
+
 /// What a container of the pod will be made from, resolved once (CVE-2019-11245: identity never changes on restart).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// `name` in the manifest.
     pub name: String,
@@ -72,6 +123,136 @@ pub struct ContainerRecord {
     pub user: Identity,
     /// Signal number that asks it to stop; from the image, else SIGTERM.
     pub stop_signal: i32,
+    /// Has a terminal.
+    pub tty: bool,
+    /// Which processes it sees.
+    pub pid: PidMode,
+    /// All devices, all capabilities, nothing masked.
+    pub privileged: bool,
+    /// Names as in capabilities(7), without `CAP_`.
+    pub capabilities: Vec<String>,
+    /// `no_new_privs`, see prctl(2).
+    pub no_new_privileges: bool,
+    /// The root is mounted read-only.
+    pub readonly_root: bool,
+    /// Hidden from it; `None`: the usual list.
+    pub masked_paths: Option<Vec<String>>,
+    /// Read-only for it; `None`: the usual list.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Limits of its cgroup.
+    pub limits: Limits,
+    /// See proc_pid_oom_score_adj(5).
+    pub oom_score_adj: i32,
+    /// Volumes, parents before what is below them.
+    pub mounts: Vec<MountRecord>,
+    /// A CRI client's words about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Box<ClientContainer>>,
+}
+
+/// Which PID namespace a container's processes live in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PidMode {
+    /// Its own, below the pod's.
+    #[default]
+    Container,
+    /// The pod's: `shareProcessNamespace`, CRI `POD`.
+    Pod,
+    /// The host's: `hostPID`, CRI `NODE`.
+    Node,
+}
+
+/// One volume mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// The volume's name, for messages.
+    pub volume: String,
+    /// Where in the container.
+    pub destination: String,
+    /// Where from.
+    pub source: MountSource,
+    /// A path below the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<String>,
+    /// May it be written to?
+    pub access: Access,
+    /// Whether later mounts travel.
+    pub propagation: Propagation,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MountSource {
+    /// A path of the host.
+    Host {
+        /// Absolute.
+        path: String,
+        /// `hostPath.type`; empty: no check.
+        #[serde(rename = "type")]
+        typ: String,
+    },
+    /// An emptyDir on the disk.
+    Volume {
+        /// Its name.
+        name: String,
+    },
+    /// An emptyDir in memory.
+    Memory {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Whether a mount may be written to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Access {
+    /// Yes.
+    #[default]
+    ReadWrite,
+    /// No; mounts below it keep what they are.
+    ReadOnly,
+    /// No, nor anything mounted below it.
+    RecursiveReadOnly,
+}
+
+/// `mountPropagation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Propagation {
+    /// None.
+    #[default]
+    Private,
+    /// From the host into the container.
+    HostToContainer,
+    /// Both ways.
+    Bidirectional,
+}
+
+/// What a CRI client said about a container and wants to hear again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientContainer {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// `metadata.attempt`.
+    pub attempt: u32,
+    /// `labels`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// `annotations`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// `image.image`, as given.
+    pub image: String,
+    /// `image.user_specified_image`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user_specified_image: String,
+    /// Absolute path of the log; empty: none is kept.
+    pub log_path: String,
+    /// When it was created.
+    pub created_at: jiff::Timestamp,
 }
 
 /// Numeric identity of a container's process.
@@ -106,6 +287,9 @@ pub struct Status {
     pub finished_at: Option<jiff::Timestamp>,
     /// `status.reason` and `status.message`, when the pod as a whole failed.
     pub failure: Option<Failure>,
+    /// A CRI client has stopped the sandbox: everything in it is killed, and it stays over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 
 /// Why a pod failed as a whole.
@@ -156,6 +340,12 @@ pub struct Container {
     pub last: Option<Exit>,
     /// Crash-loop back-off, when one was imposed.
     pub backoff: Option<Backoff>,
+    /// When a CRI client's request to stop becomes SIGKILL: CLOCK_BOOTTIME nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_deadline_boot_ns: Option<u64>,
+    /// What it is made from, in a CRI client's pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<Box<ContainerRecord>>,
 }
 
 /// State of the current instance.

@@ -30,7 +30,7 @@ impl Pod {
         }
         self.reap_all();
         let record = Some(&self.record);
-        if let Err(errors) = remove::pod(&self.roots, &*self.driver, self.record.uid(), record, false) {
+        if let Err(errors) = remove::pod(&self.roots, &*self.driver, &self.record.id, record, false) {
             for e in errors {
                 say("error", format_args!("undo: {e}"));
             }

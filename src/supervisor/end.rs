@@ -156,7 +156,7 @@ impl Pod {
 
     pub(super) fn remove(&mut self) {
         let record = Some(&self.record);
-        let done = remove::pod(&self.roots, &*self.driver, self.record.uid(), record, false);
+        let done = remove::pod(&self.roots, &*self.driver, &self.record.id, record, false);
         let answer = match done {
             Ok(()) => Response::Ok,
             Err(errors) => {

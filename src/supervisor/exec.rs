@@ -67,7 +67,7 @@ pub fn create(
     if wanted.argv.is_empty() {
         return Err(host(&"exec: no command was given"));
     }
-    let process = spec::exec_process(record, container, wanted.argv.clone(), wanted.tty)?;
+    let process = spec::process(container, wanted.argv.clone(), wanted.tty)?;
     if container.user.uid != 0 {
         // As for the container's own pipes: whoever opens /dev/stdout anew must be allowed to.
         for fd in &wanted.fds {

@@ -47,7 +47,7 @@ impl Pod {
         say("error", e);
         let time = now();
         let exit = Exit {
-            id: container::id(self.record.uid(), &self.record.containers[index].name, attempt),
+            id: container::instance_id(&self.record, &self.record.containers[index], attempt),
             attempt,
             exit_code: 128,
             signal: None,

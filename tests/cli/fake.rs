@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use husk::control::{Request, Response};
 use husk::state::pods::{PodDir, Reserved};
-use husk::state::record::{PodRecord, Status};
+use husk::state::record::{ContainerKind, ContainerRecord, PodRecord, SandboxRecord, Status, VERSION};
 use husk::state::{Lock, Roots};
 use husk_oci::sys::fd;
 use husk_oci::sys::socket::accept;
@@ -93,19 +93,27 @@ impl FakePod {
             "00000000-0000-4000-8000-{:0>12}",
             name.bytes().map(|byte| format!("{:x}", byte % 16)).collect::<String>()
         );
-        let Ok(Reserved::New(reservation)) = roots.reserve(namespace, name, &uid) else { panic!("{name} is taken") };
-        let directory = PodDir::open(reservation.dir.clone()).expect("open");
-        let container = |name: &str, kind: &str| {
-            json!({
-                "name": name, "kind": kind, "image_id": "sha256:1", "image_ref": "husk.example/a:1", "layers": [],
-                "argv": ["sleep"], "env": [], "cwd": "/", "user": {"uid": 0, "gid": 0, "groups": []}, "stop_signal": 15,
-            })
+        let Ok(Reserved::New(reservation)) = roots.reserve(Some((namespace, name)), &uid) else {
+            panic!("{name} is taken")
         };
+        let directory = PodDir::open(reservation.dir.clone()).expect("open");
+        let container = |name: &str, kind| ContainerRecord {
+            name: name.into(),
+            kind,
+            image_id: "sha256:1".into(),
+            image_ref: "husk.example/a:1".into(),
+            argv: vec!["sleep".into()],
+            cwd: "/".into(),
+            stop_signal: 15,
+            ..ContainerRecord::default()
+        };
+        let (init, app) = (ContainerKind::Init, ContainerKind::App);
         let record: PodRecord = serde_json::from_value(json!({
-            "version": 1, "owner": "cli", "attempt": 0, "created_at": "2026-01-01T00:00:00Z",
+            "version": VERSION, "owner": "cli", "id": uid, "attempt": 0, "created_at": "2026-01-01T00:00:00Z",
             "cgroup": "nowhere", "log_dir": roots.log_dir(namespace, name, &uid),
             "pod": manifest(name, &uid, namespace),
-            "containers": [container("setup", "init"), container("main", "app"), container("other", "app")],
+            "sandbox": SandboxRecord::default(),
+            "containers": [container("setup", init), container("main", app), container("other", app)],
         }))
         .expect("a record");
         directory.write_record(&record).expect("write");
@@ -118,7 +126,7 @@ impl FakePod {
     pub fn status(&self, main: Value, change: impl FnOnce(&mut Value)) {
         let container = |name: &str, kind: &str, state: Value| json!({"name": name, "kind": kind, "attempt": 0, "state": state, "last": null, "backoff": null});
         let mut status = json!({
-            "version": 1, "boot_id": husk::state::boot_id().expect("a boot id"), "start_time": "2026-01-01T00:00:00Z",
+            "version": VERSION, "boot_id": husk::state::boot_id().expect("a boot id"), "start_time": "2026-01-01T00:00:00Z",
             "sandbox": {"pid": 1, "start_ticks": 1, "ready_at": "2026-01-01T00:00:00Z", "ended": false},
             "initialized_at": "2026-01-01T00:00:02Z",
             "containers": [

@@ -126,13 +126,7 @@ impl CgroupDriver for Cgroupfs {
         check(path)?;
         let mut place = Placement::default();
         if let Some(h) = &self.all.v2 {
-            let dir = h.mount.join(path);
-            let fd = OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-                .open(&dir)
-                .map_err(|e| Error::kernel("open", &dir, &e))?;
-            place.into_cgroup = Some(fd.into());
+            place.into_cgroup = Some(open_dir(&h.mount.join(path))?);
         }
         for h in &self.all.v1 {
             let file = h.mount.join(path).join("tasks");
@@ -143,6 +137,27 @@ impl CgroupDriver for Cgroupfs {
                 Err(e) => return Err(Error::kernel("open", &file, &e)),
             }
         }
+        Ok(place)
+    }
+
+    fn create_group(&self, path: &str, name: &str) -> Result<Placement, Error> {
+        let group = format!("{path}/{name}");
+        check(&group)?;
+        let make = |dir: &Path| std::fs::create_dir(dir).map_err(|e| Error::kernel("make", dir, &e));
+        let mut place = self.placement(path)?;
+        if let Some(h) = &self.all.v2 {
+            let dir = h.mount.join(&group);
+            make(&dir)?;
+            place.into_cgroup = Some(open_dir(&dir)?);
+            return Ok(place);
+        }
+        let killing = self.all.v1_with("freezer").or_else(|| self.all.v1.iter().find(|h| self.is_ours(h)));
+        let Some(h) = killing else { return Err(Error::NoHierarchy) };
+        make(&h.mount.join(&group))?;
+        // The last one counts: the process enters the cgroup itself first, and the group below it then.
+        let file = h.mount.join(&group).join("tasks");
+        let fd = OpenOptions::new().write(true).open(&file).map_err(|e| Error::kernel("open", &file, &e))?;
+        place.tasks.push(fd.into());
         Ok(place)
     }
 
@@ -214,6 +229,12 @@ impl CgroupDriver for Cgroupfs {
             Err(e) => Err(Error::kernel("read", &file, &e)),
         }
     }
+}
+
+fn open_dir(dir: &Path) -> Result<OwnedFd, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+    Ok(options.open(dir).map_err(|e| Error::kernel("open", dir, &e))?.into())
 }
 
 /// Directories made by a call that has not succeeded yet.

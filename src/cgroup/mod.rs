@@ -39,6 +39,13 @@ pub trait CgroupDriver {
     /// [`Error::Kernel`], with `ENOENT` when the cgroup was not created.
     fn placement(&self, path: &str) -> Result<Placement, Error>;
 
+    /// Makes a group of processes inside a cgroup, so that they can be killed by themselves: a child in the one hierarchy that kills, named
+    /// `<path>/<name>` from then on. Limits and accounts are the cgroup's own; removing the cgroup removes it too.
+    ///
+    /// # Errors
+    /// As [`CgroupDriver::placement`]; `EEXIST` when there is one of that name.
+    fn create_group(&self, path: &str, name: &str) -> Result<Placement, Error>;
+
     /// Sends SIGKILL to every process in the cgroup and below it, those born meanwhile included. One that does not exist is a success.
     /// Returns when the signals are sent, not when the processes are gone. On v1 without a v2 tree this may block for some milliseconds.
     fn kill(&self, path: &str) -> Result<(), Error>;

@@ -56,6 +56,7 @@ impl Exec {
             argv: self.command,
             tty: self.tty,
             size: if self.tty { terminal::size() } else { None },
+            timeout_ms: None,
         };
         let pod = entry.record.name();
         if !entry.live {
@@ -64,7 +65,6 @@ impl Exec {
         let broken = |doing: &str, e: &std::io::Error| {
             Error::failed(format!("pod {pod}: {doing} its supervisor: {}", husk_oci::errno::io_text(e)))
         };
-        let mut client = Client::connect(&context.roots.pod_dir(&entry.id)).map_err(|e| broken("connect to", &e))?;
         // From here on signals are read, not delivered: before raw mode, so that none falls in between.
         let signals = if self.tty { Some(relay::signals()?) } else { None };
         let (pipes, theirs) = match self.tty {
@@ -72,13 +72,13 @@ impl Exec {
             false => Streams::pipes(self.stdin).map(|(ours, theirs)| (Some(ours), theirs))?,
         };
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        client.send(&request, &fds).map_err(|e| broken("send the command to", &e))?;
+        let dir = context.roots.pod_dir(&entry.id);
+        let (mut client, response, fds) = Client::ask(&dir, &request, &fds).map_err(|e| broken("speak with", &e))?;
         drop(theirs);
-        let (response, fds) = client.receive().map_err(|e| broken("hear from", &e))?;
         let streams = match (response, pipes, fds.into_iter().next()) {
             (Response::Started, Some(pipes), _) => pipes,
             (Response::Started, None, Some(master)) => Streams::terminal(master, self.stdin)?,
-            (Response::Error { exit_code, message }, ..) => {
+            (Response::Error { exit_code, message, .. }, ..) => {
                 super::out::say(message);
                 return Ok(u8::try_from(exit_code).unwrap_or(OURS));
             }

@@ -217,6 +217,8 @@ pub fn run(
                 .map_err(|e| Error::failed(format!("lost the supervisor while the command ran: {}", io_text(&e))))?;
             exited = Some(match response {
                 Response::Exited { exit_code, .. } => exit_code,
+                // Said again by the successor of a supervisor that died.
+                Response::Started => continue,
                 Response::Error { message, .. } => return Err(Error::failed(message)),
                 other => return Err(exec::unexpected(&other)),
             });

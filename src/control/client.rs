@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use husk_oci::sys::fd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -14,6 +15,12 @@ pub const PACKET_LIMIT: usize = 128 << 10;
 
 /// Name of the socket in the pod's directory.
 pub const SOCKET_NAME: &str = "control.sock";
+
+/// How long a supervisor may be away (keeper starts it again within a second) before that is an error.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long to wait before it is asked again.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// A connection to a pod's supervisor; it blocks.
 #[derive(Debug)]
@@ -44,6 +51,32 @@ impl Client {
         Ok(())
     }
 
+    /// Asks, and waits for the first answer. A supervisor that dies before it has answered is asked again when its successor is there: no request
+    /// is harmed by being asked twice, and an exec without an answer has run nothing.
+    ///
+    /// # Errors
+    /// There is no supervisor within [`PATIENCE`], or it does not speak our language.
+    pub fn ask(
+        pod_dir: &Path,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<(Client, Response, Vec<OwnedFd>)> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let attempt = Client::connect(pod_dir).and_then(|mut client| {
+                client.send(request, fds)?;
+                let (response, fds) = client.receive()?;
+                Ok((client, response, fds))
+            });
+            match attempt {
+                Err(e) if is_absence(&e) && pod_dir.exists() && Instant::now() < deadline => {
+                    std::thread::sleep(RETRY);
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Waits for an answer and the fds that came with it.
     ///
     /// # Errors
@@ -56,6 +89,12 @@ impl Client {
         }
         Ok((serde_json::from_slice(&buffer[..got.len])?, got.fds.into_iter().flatten().collect()))
     }
+}
+
+/// Nobody answered, as opposed to a wrong answer.
+fn is_absence(e: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(e.kind(), UnexpectedEof | ConnectionReset | ConnectionRefused | BrokenPipe | NotFound)
 }
 
 impl AsFd for Client {

@@ -5,6 +5,15 @@ pub mod client;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
+
+impl Response {
+    /// A refusal; what a command line exits with is 1.
+    pub fn refused(why: Refusal, message: impl Into<String>) -> Response {
+        Response::Error { exit_code: 1, message: message.into(), why }
+    }
+}
+
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "camelCase", deny_unknown_fields)]
@@ -19,9 +28,11 @@ pub enum Request {
         nowait: bool,
     },
     /// Run a process in a container. fds come with the packet: stdin, stdout, stderr (already pipes), or none with `tty`.
-    /// Answers: `Started` (with the pty master as an fd when `tty`), then `Exited`; or `Error` with `exit_code` 125, 126 or 127.
+    /// Answers: `Started` (with the pty master as an fd when `tty`; more than once when a supervisor died meanwhile), then `Exited`; or `Error`
+    /// with `exit_code` 125, 126 or 127. keeper holds the connection, so that the answer comes whatever becomes of the supervisor; one that ends
+    /// before `Started` has run nothing.
     Exec {
-        /// Container name; `None` = the first app container.
+        /// Container id or name; `None` = the first app container.
         container: Option<String>,
         /// Command and arguments.
         argv: Vec<String>,
@@ -29,7 +40,38 @@ pub enum Request {
         tty: bool,
         /// Rows and columns of the terminal.
         size: Option<(u16, u16)>,
+        /// Kill it, with all that it has started, after so many milliseconds.
+        timeout_ms: Option<u64>,
     },
+    /// Add a container, in a pod that a client drives. An fd comes with the packet: a file with its
+    /// [`ContainerRecord`](crate::state::record::ContainerRecord) as JSON. The same container again is fine.
+    Create,
+    /// Start a container that was created.
+    Start {
+        /// Container id.
+        id: String,
+    },
+    /// Ask a container to stop, and kill it when the time is over. Answered when it has ended. One that does not run is fine.
+    Stop {
+        /// Container id.
+        id: String,
+        /// 0: kill it at once.
+        timeout_ms: u64,
+    },
+    /// Remove a container; one that runs is killed first, one that is not there is fine.
+    Remove {
+        /// Container id.
+        id: String,
+    },
+    /// Change a container's limits.
+    Update {
+        /// Container id.
+        id: String,
+        /// All of them: what is absent is without a limit.
+        limits: Box<Limits>,
+    },
+    /// Kill everything in a driven pod and end its sandbox; its records stay. Answered when that is done.
+    StopSandbox,
 }
 
 /// What the supervisor answers.
@@ -46,6 +88,9 @@ pub enum Response {
         exit_code: i32,
         /// The signal, if one ended it.
         signal: Option<i32>,
+        /// Its time was over.
+        #[serde(default)]
+        timed_out: bool,
     },
     /// Refused or failed.
     Error {
@@ -53,7 +98,27 @@ pub enum Response {
         exit_code: i32,
         /// One sentence for the user.
         message: String,
+        /// Which kind of refusal.
+        #[serde(default)]
+        why: Refusal,
     },
+}
+
+/// Kinds of refusal, named as gRPC's codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Refusal {
+    /// It was tried and failed.
+    #[default]
+    Unknown,
+    /// There is no such container.
+    NotFound,
+    /// There is one already.
+    AlreadyExists,
+    /// Not in this state.
+    FailedPrecondition,
+    /// The request itself is wrong.
+    InvalidArgument,
 }
 
 /// What the first supervisor of a pod writes to the pipe that `husk run` holds (fd 5 of keeper at its start, `HUSK_READY_FD` for the supervisor), then closes.

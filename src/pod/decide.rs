@@ -29,6 +29,16 @@ pub enum Action {
     },
     /// Send each running container that is not `stopping` its stop signal, after [`super::apply_stopping`].
     StopAll,
+    /// The same for one container.
+    Stop {
+        /// Position in the record.
+        index: usize,
+    },
+    /// SIGKILL to one container and all in it: the time that its client gave it has passed.
+    Kill {
+        /// Position in the record.
+        index: usize,
+    },
     /// SIGKILL to everything that still runs: the deadline has passed, or the pod is over. It comes again at the wake-up while anything runs.
     KillAll,
     /// All init containers have succeeded: [`super::apply_initialized`].
@@ -82,6 +92,9 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
     if status.sandbox.is_none() {
         return Decision::default();
     }
+    if record.driven() {
+        return driven(status, now);
+    }
     let policy = restart_policy(record);
     if status.initialized_at.is_none() { initialize(status, policy, now) } else { run(status, policy, now) }
 }
@@ -98,6 +111,25 @@ fn delete(status: &Status, deletion: &Deletion, now: Now) -> Decision {
         actions: if unasked { vec![Action::StopAll] } else { Vec::new() },
         wake_boot_ns: Some(deletion.deadline_boot_ns),
     }
+}
+
+/// A client decides what runs; what it asked to stop is killed when its time is over.
+fn driven(status: &Status, now: Now) -> Decision {
+    let mut decision = Decision::default();
+    for (index, c) in status.containers.iter().enumerate() {
+        let (State::Running { stopping, .. }, Some(deadline)) = (&c.state, c.stop_deadline_boot_ns) else { continue };
+        let wake = if now.boot_ns >= deadline {
+            decision.actions.push(Action::Kill { index });
+            now.boot_ns.saturating_add(KILL_AGAIN_NS)
+        } else {
+            if !stopping {
+                decision.actions.push(Action::Stop { index });
+            }
+            deadline
+        };
+        decision.wake_boot_ns = Some(decision.wake_boot_ns.map_or(wake, |w| w.min(wake)));
+    }
+    decision
 }
 
 /// One init container after the other; each must have succeeded before the next.

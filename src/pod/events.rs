@@ -3,7 +3,7 @@
 use super::Now;
 use super::rules::{SECOND_NS, closing, pod_settled, restart_policy, restarts};
 use crate::state::record::{
-    Backoff, Container, ContainerKind, Deletion, Exit, Failure, PodRecord, State, Status, VERSION,
+    Backoff, Container, ContainerKind, ContainerRecord, Deletion, Exit, Failure, PodRecord, State, Status, VERSION,
 };
 
 /// First delay of a crash loop, and its largest.
@@ -20,27 +20,40 @@ const GRACE_FLOOR_SECONDS: u64 = 2;
 pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
     let has_init = record.containers.iter().any(|c| c.kind == ContainerKind::Init);
     let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
-    let slot = |name: &str, kind| Container {
-        name: name.to_owned(),
-        kind,
-        attempt: 0,
-        state: State::Waiting { reason: reason.to_owned(), message: String::new() },
-        last: None,
-        backoff: None,
-        stop_deadline_boot_ns: None,
-        made_of: None,
-    };
     Status {
         version: VERSION,
         boot_id: boot_id.to_owned(),
         start_time: now.wall,
         sandbox: None,
-        initialized_at: None,
-        containers: record.containers.iter().map(|c| slot(&c.name, c.kind)).collect(),
+        // What comes first is then the client's affair.
+        initialized_at: record.driven().then_some(now.wall),
+        containers: record.containers.iter().map(|c| Container::waiting(&c.name, c.kind, reason)).collect(),
         deletion: None,
         finished_at: None,
         failure: None,
         stopped: false,
+    }
+}
+
+impl Container {
+    fn waiting(name: &str, kind: ContainerKind, reason: &str) -> Container {
+        Container {
+            name: name.to_owned(),
+            kind,
+            attempt: 0,
+            state: State::Waiting { reason: reason.to_owned(), message: String::new() },
+            last: None,
+            backoff: None,
+            stop_deadline_boot_ns: None,
+            made_of: None,
+        }
+    }
+
+    /// A container that a CRI client has created and not yet started.
+    pub fn created(record: ContainerRecord) -> Container {
+        let waiting = Container::waiting(&record.name, record.kind, "ContainerCreating");
+        let attempt = record.client.as_ref().map_or(0, |client| client.attempt);
+        Container { attempt, made_of: Some(Box::new(record)), ..waiting }
     }
 }
 
@@ -54,12 +67,10 @@ pub fn apply_start(status: &mut Status, index: usize, attempt: u32, id: String, 
     c.attempt = attempt;
 }
 
-/// Every running container is about to get its stop signal.
-pub fn apply_stopping(status: &mut Status) {
-    for c in &mut status.containers {
-        if let State::Running { stopping, .. } = &mut c.state {
-            *stopping = true;
-        }
+/// A running container is about to get its stop signal.
+pub fn apply_stopping(c: &mut Container) {
+    if let State::Running { stopping, .. } = &mut c.state {
+        *stopping = true;
     }
 }
 

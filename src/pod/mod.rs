@@ -20,4 +20,5 @@ pub use decide::{Action, Decision, Now, decide};
 pub use events::{
     apply_exit, apply_initialized, apply_sandbox_end, apply_start, apply_stopping, initial, request_delete,
 };
+pub use rules::accepts_containers;
 pub use status::{Liveness, Phase, hostname, phase, printable_status, to_v1};

@@ -36,7 +36,13 @@ pub(super) fn closing(status: &Status) -> bool {
     status.deletion.is_some()
         || status.failure.is_some()
         || status.finished_at.is_some()
+        || status.stopped
         || status.sandbox.as_ref().is_some_and(|s| s.ended)
+}
+
+/// Whether a CRI client may still create and start containers.
+pub fn accepts_containers(status: &Status) -> bool {
+    sandbox_alive(status) && !closing(status)
 }
 
 pub(super) fn sandbox_alive(status: &Status) -> bool {

@@ -154,8 +154,9 @@ impl World {
                         p.ends_ns = p.ends_ns.min(self.now_ns + after);
                     }
                 }
-                apply_stopping(&mut self.status);
+                self.status.containers.iter_mut().for_each(apply_stopping);
             }
+            Action::Stop { .. } | Action::Kill { .. } => panic!("only for a client's container"),
             Action::KillAll => {
                 match &self.status.deletion {
                     Some(d) => assert!(self.now_ns >= d.deadline_boot_ns, "never before the deadline"),

@@ -268,7 +268,7 @@ fn deletion_asks_waits_kills_and_removes() {
     assert!(request_delete(&mut s, 30, None, false, at(SECOND)));
     let deadline = 31 * SECOND;
     assert_eq!(decide(&r, &s, at(SECOND)), Decision { actions: vec![Action::StopAll], wake_boot_ns: Some(deadline) });
-    apply_stopping(&mut s);
+    s.containers.iter_mut().for_each(apply_stopping);
     assert_eq!(decide(&r, &s, at(deadline - 1)), Decision { actions: vec![], wake_boot_ns: Some(deadline) });
     assert_eq!(column(&r, &s), "Terminating");
     assert_eq!(actions(&r, &s, deadline), [Action::KillAll]);
@@ -494,4 +494,52 @@ fn records_survive_their_files() {
     let text = serde_json::to_string(&r).expect("json");
     assert_eq!(serde_json::from_str::<PodRecord>(&text).expect("record"), r);
     let _: &Vec<Container> = &s.containers;
+}
+
+/// A client's pod with one container that runs.
+fn driven() -> (PodRecord, Status) {
+    let mut record = record("Never", 0, 0);
+    record.owner = Owner::Cri;
+    let made = ContainerRecord { name: "c".to_owned(), ..ContainerRecord::default() };
+    let mut s = fresh(&record);
+    s.containers.push(Container::created(made.clone()));
+    record.containers.push(made);
+    apply_start(&mut s, 0, 0, "id".to_owned(), 20, 1, at(0));
+    assert!(s.initialized_at.is_some());
+    (record, s)
+}
+
+#[test]
+fn nothing_happens_in_a_clients_pod_without_the_client() {
+    let (record, mut s) = driven();
+    assert_eq!(decide(&record, &s, at(0)), Decision::default());
+    apply_exit(&record, &mut s, 0, exit(0, 1, 5));
+    assert_eq!(decide(&record, &s, at(10)), Decision::default(), "no restart, and the sandbox stays");
+    assert!(accepts_containers(&s));
+}
+
+#[test]
+fn a_clients_stop_is_a_signal_first_and_a_kill_at_the_deadline() {
+    let (record, mut s) = driven();
+    s.containers[0].stop_deadline_boot_ns = Some(100);
+    let asked = decide(&record, &s, at(10));
+    assert_eq!(asked, Decision { actions: vec![Action::Stop { index: 0 }], wake_boot_ns: Some(100) });
+    apply_stopping(&mut s.containers[0]);
+    assert_eq!(decide(&record, &s, at(99)), Decision { actions: vec![], wake_boot_ns: Some(100) });
+    assert_eq!(decide(&record, &s, at(100)).actions, [Action::Kill { index: 0 }]);
+    s.containers[0].stop_deadline_boot_ns = Some(0);
+    assert_eq!(decide(&record, &s, at(1)).actions, [Action::Kill { index: 0 }]);
+}
+
+#[test]
+fn a_stopped_sandbox_kills_ends_and_stays_over() {
+    let (record, mut s) = driven();
+    s.stopped = true;
+    assert!(!accepts_containers(&s));
+    assert_eq!(decide(&record, &s, at(1)).actions, [Action::KillAll]);
+    apply_exit(&record, &mut s, 0, exit(0, 137, 5));
+    assert_eq!(decide(&record, &s, at(6)).actions, [Action::EndSandbox]);
+    apply_sandbox_end(&record, &mut s);
+    assert!(s.failure.is_none());
+    assert_eq!(decide(&record, &s, at(7)).actions, [Action::Finish]);
 }

@@ -10,7 +10,7 @@ use super::keeper::Keeper;
 use super::log::{Staging, Stream};
 use super::pod::{Live, Pod, keeper_error, say};
 use super::server::{bind_socket, serve};
-use super::slots::{self, Part};
+use super::slots::{self, ExecSlot, Part};
 use super::watch::watch;
 use crate::control::Ready;
 use crate::runtime::{Error, remove, sandbox};
@@ -86,8 +86,9 @@ impl Pod {
         }
         let attempts: Vec<u32> = self.status.containers.iter().map(|c| c.attempt).collect();
         let slots = self.keeper.slots().map_err(keeper_error)?;
+        self.recover_execs(&slots)?;
         for slot in slots {
-            if !slots::is_current(&self.record, &attempts, slot) {
+            if ExecSlot::read(slot).is_none() && !slots::is_current(&self.record, &attempts, slot) {
                 // Of an instance that was never recorded: its process dies when its start pipe closes.
                 self.keeper.drop_slot(slot).map_err(keeper_error)?;
             }

@@ -10,7 +10,7 @@ use super::keeper::Exited;
 use super::pod::{Pod, now, say};
 use super::slots;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
-use crate::control::Response;
+use crate::control::{Refusal, Response};
 use crate::pod;
 use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::record::{Exit, State};
@@ -34,8 +34,7 @@ impl Pod {
             self.unsaved = true;
         } else if let Some(exec) = self.execs.remove(&exited.pid) {
             let (exit_code, signal) = code_and_signal(exited);
-            // Who asked may have gone.
-            let _ = exec.reply.send((Response::Exited { exit_code, signal }, None));
+            self.exec_exited(exec, exit_code, signal);
         }
         if !self.to_reap.contains(&exited.pid) {
             self.to_reap.push(exited.pid);
@@ -79,6 +78,7 @@ impl Pod {
         if self.save() {
             self.forget_instance(index, attempt, cgroup);
         }
+        self.answer_exits();
     }
 
     /// Frees what an instance had: its fds in keeper, its cgroup, its upper directory. In the background where it may take time.
@@ -97,17 +97,17 @@ impl Pod {
         });
     }
 
-    pub(super) fn stop_all(&mut self) {
-        let unasked = |c: &crate::state::record::Container| matches!(c.state, State::Running { stopping: false, .. });
-        let all = self.status.containers.iter().enumerate();
-        let signals: Vec<usize> = all.filter(|(_, c)| unasked(c)).map(|(index, _)| index).collect();
-        pod::apply_stopping(&mut self.status);
+    /// Asks containers to stop.
+    pub(super) fn stop(&mut self, indices: Vec<usize>) {
+        for index in &indices {
+            pod::apply_stopping(&mut self.status.containers[*index]);
+        }
         // On disk first: a signal that was sent is never sent again by a successor.
         self.unsaved = true;
         if !self.save() {
             say("warn", "stopping without a record of it, continuing");
         }
-        for index in signals {
+        for index in indices {
             if let Some(live) = &self.live[index]
                 && let Err(e) =
                     process::pidfd_send_signal(live.pidfd.as_fd(), self.record.containers[index].stop_signal)
@@ -121,16 +121,25 @@ impl Pod {
         }
     }
 
+    pub(super) fn kill(&mut self, index: usize) {
+        if let Some(live) = &self.live[index] {
+            let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);
+        }
+        let c = &self.status.containers[index];
+        if let State::Running { id, .. } = &c.state
+            && let Err(e) = self.driver.kill(&container::cgroup(&self.record, id))
+        {
+            say("error", format_args!("kill container {}: {e}", c.name));
+        }
+    }
+
     pub(super) fn kill_all(&mut self) {
+        // All at once first: killing what a cgroup still holds may take a while.
         for live in self.live.iter().flatten() {
             let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);
         }
-        for c in &self.status.containers {
-            if let State::Running { id, .. } = &c.state
-                && let Err(e) = self.driver.kill(&container::cgroup(&self.record, id))
-            {
-                say("error", format_args!("kill container {}: {e}", c.name));
-            }
+        for index in 0..self.live.len() {
+            self.kill(index);
         }
     }
 
@@ -144,7 +153,16 @@ impl Pod {
             return;
         }
         self.free();
+        self.answer_end(&Response::Ok);
         self.over = true;
+    }
+
+    /// Tells all who wait for the end.
+    fn answer_end(&mut self, answer: &Response) {
+        let exits = self.waiting_for_exit.drain(..).map(|w| w.reply);
+        for reply in self.waiting_for_end.drain(..).chain(exits) {
+            let _ = reply.send((answer.clone(), None));
+        }
     }
 
     /// What a finished pod needs no more.
@@ -162,12 +180,10 @@ impl Pod {
             Err(errors) => {
                 let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 say("error", &message);
-                Response::Error { exit_code: 1, message }
+                Response::refused(Refusal::Unknown, message)
             }
         };
-        for reply in self.waiting_for_end.drain(..) {
-            let _ = reply.send((answer.clone(), None));
-        }
+        self.answer_end(&answer);
         self.over = true;
     }
 

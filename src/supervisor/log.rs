@@ -94,9 +94,19 @@ impl ContainerLog {
         Ok(log)
     }
 
-    /// The log at `path`, to be opened when it is written.
+    /// A log where a client wants it; when it is rotated is the client's affair too.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of_client(path: &Path) -> io::Result<ContainerLog> {
+        let mut log = ContainerLog::of_path(path.to_owned());
+        log.reopen()?;
+        Ok(log)
+    }
+
+    /// The log at `path`, to be opened when it is written, and not to be rotated.
     pub(super) fn of_path(path: PathBuf) -> ContainerLog {
-        ContainerLog { path, current: None, max_bytes: FILE_LIMIT }
+        ContainerLog { path, current: None, max_bytes: u64::MAX }
     }
 
     /// The file that is written now.

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use husk_oci::sys::{fd, process};
 
 mod begin;
+mod driven;
 mod end;
 pub mod exec;
 pub mod journal;

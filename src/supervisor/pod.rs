@@ -13,24 +13,22 @@ use tokio::task::JoinHandle;
 
 use super::begin::staging;
 use super::keeper::Keeper;
-use super::server::Command;
+use super::server::{Command, Reply};
+use super::slots::ExecSlot;
 use super::streams::SharedStaging;
 use super::watch::watch;
 use crate::cgroup::Cgroupfs;
-use crate::control::{Ready, Request, Response};
+use crate::control::{Ready, Refusal, Request, Response};
 use crate::pod::{self, Action, Now};
 use crate::runtime::Error;
 use crate::state::Roots;
 use crate::state::pods::PodDir;
-use crate::state::record::{Deletion, PodRecord, Status};
+use crate::state::record::{Deletion, PodRecord, State, Status};
 
 /// How many turns of the scheduler the last answers get; each needs one.
 const LAST_TURNS: u32 = 16;
 /// How long to wait before a record that could not be written is tried again.
 const SAVE_RETRY: Duration = Duration::from_millis(250);
-
-/// The way back to a client.
-pub(super) type Reply = mpsc::UnboundedSender<(Response, Option<OwnedFd>)>;
 
 /// A running container as the supervisor holds it; all of it can be had again from keeper and the records.
 pub(super) struct Live {
@@ -38,10 +36,28 @@ pub(super) struct Live {
     pub(super) pumps: Vec<JoinHandle<()>>,
 }
 
-/// An exec that runs.
+/// An exec that runs; all of it can be had again from keeper.
 pub(super) struct Exec {
     pub(super) reply: Reply,
-    pub(super) _pidfd: OwnedFd,
+    pub(super) connection: OwnedFd,
+    pub(super) pidfd: OwnedFd,
+    pub(super) slot: ExecSlot,
+    /// Its own cgroup, when it has a deadline.
+    pub(super) cgroup: Option<String>,
+    pub(super) timed_out: bool,
+}
+
+/// Somebody who waits for a container's end.
+pub(super) struct Waiting {
+    pub(super) id: String,
+    pub(super) reply: Reply,
+    pub(super) remove: bool,
+}
+
+/// Who asked.
+pub(super) struct Client {
+    pub(super) reply: Reply,
+    pub(super) connection: OwnedFd,
 }
 
 /// The supervisor of one pod.
@@ -63,6 +79,8 @@ pub struct Pod {
     /// pids whose exit is in the status, to be reaped once that is on disk.
     pub(super) to_reap: Vec<i32>,
     pub(super) waiting_for_end: Vec<Reply>,
+    /// Who waits for a container's end, by its id, and whether it shall be removed then.
+    pub(super) waiting_for_exit: Vec<Waiting>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) command_sender: mpsc::UnboundedSender<Command>,
     /// `husk run`, until it was answered.
@@ -108,6 +126,7 @@ impl Pod {
             unsaved: false,
             to_reap: Vec::new(),
             waiting_for_end: Vec::new(),
+            waiting_for_exit: Vec::new(),
             commands,
             command_sender,
             ready: ready.map(std::fs::File::from),
@@ -197,6 +216,7 @@ impl Pod {
     /// Waits for the next event and takes it in.
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
         let retry = (self.unsaved || !self.to_reap.is_empty()).then_some(SAVE_RETRY);
+        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline()].into_iter().flatten().min();
         let until = wake_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
             Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))
@@ -225,6 +245,7 @@ impl Pod {
                 () = rest(sleep) => break None,
             }
         };
+        self.kill_late_execs();
         match exited {
             Some(exited) => self.exited(exited).await,
             None => Ok(()),
@@ -239,8 +260,15 @@ impl Pod {
                 Err(e) if self.ready.is_some() => return Err(e),
                 Err(e) => self.start_failed(index, attempt, &e),
             },
-            Action::StopAll => self.stop_all(),
+            Action::StopAll => {
+                let all = self.status.containers.iter().enumerate();
+                let unasked = all.filter(|(_, c)| matches!(c.state, State::Running { stopping: false, .. }));
+                let unasked = unasked.map(|(index, _)| index).collect();
+                self.stop(unasked);
+            }
+            Action::Stop { index } => self.stop(vec![index]),
             Action::KillAll => self.kill_all(),
+            Action::Kill { index } => self.kill(index),
             Action::Initialized => {
                 pod::apply_initialized(&mut self.status, now());
                 self.unsaved = true;
@@ -260,40 +288,35 @@ impl Pod {
     }
 
     async fn command(&mut self, command: Command) {
-        let Command { request, fds, reply } = command;
+        let Command { request, fds, reply, connection } = command;
         match request {
-            Request::Delete { grace_seconds, force, nowait } => {
-                let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-                let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
-                let before: Option<Deletion> = self.status.deletion.clone();
-                if pod::request_delete(&mut self.status, own, grace_seconds, force, now()) {
-                    self.unsaved = true;
-                    if let Err(e) = self.dir.write_status(&self.status) {
-                        self.status.deletion = before;
-                        let message = format!("the deletion cannot be recorded: {e}");
-                        let _ = reply.send((Response::Error { exit_code: 1, message }, None));
-                        return;
-                    }
-                    self.unsaved = false;
-                }
-                if nowait {
-                    let _ = reply.send((Response::Ok, None));
-                } else {
-                    self.waiting_for_end.push(reply);
-                }
+            Request::Delete { grace_seconds, force, nowait } => self.delete(grace_seconds, force, nowait, reply),
+            Request::Exec { container, argv, tty, size, timeout_ms } => {
+                let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0 };
+                self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
             }
-            Request::Exec { container, argv, tty, size } => {
-                let wanted = super::exec::Wanted { container, argv, tty, size, fds };
-                match self.exec(wanted).await {
-                    Ok((pid, exec_fd, pidfd)) => {
-                        let _ = reply.send((Response::Started, exec_fd));
-                        self.execs.insert(pid, Exec { reply, _pidfd: pidfd });
-                    }
-                    Err((exit_code, message)) => {
-                        let _ = reply.send((Response::Error { exit_code, message }, None));
-                    }
-                }
+            other => self.drive(other, fds, reply).await,
+        }
+    }
+
+    fn delete(&mut self, grace_seconds: Option<u64>, force: bool, nowait: bool, reply: Reply) {
+        let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+        let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
+        let before: Option<Deletion> = self.status.deletion.clone();
+        if pod::request_delete(&mut self.status, own, grace_seconds, force, now()) {
+            self.unsaved = true;
+            if let Err(e) = self.dir.write_status(&self.status) {
+                self.status.deletion = before;
+                let message = format!("the deletion cannot be recorded: {e}");
+                let _ = reply.send((Response::refused(Refusal::Unknown, message), None));
+                return;
             }
+            self.unsaved = false;
+        }
+        if nowait {
+            let _ = reply.send((Response::Ok, None));
+        } else {
+            self.waiting_for_end.push(reply);
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::watch::watch;
 use crate::control::client::{PACKET_LIMIT, SOCKET_NAME, address};
-use crate::control::{Request, Response};
+use crate::control::{Refusal, Request, Response};
 
 /// One request and the way back to who asked.
 #[derive(Debug)]
@@ -23,8 +23,13 @@ pub struct Command {
     /// fds that came with it.
     pub fds: Vec<OwnedFd>,
     /// Answers; dropped after the last one, which ends the connection.
-    pub reply: mpsc::UnboundedSender<(Response, Option<OwnedFd>)>,
+    pub reply: Reply,
+    /// The connection itself, for keeper to hold.
+    pub connection: OwnedFd,
 }
+
+/// The way back to a client: an answer and the fd that goes with it.
+pub type Reply = mpsc::UnboundedSender<(Response, Option<OwnedFd>)>;
 
 /// Makes the socket in the pod's directory and listens. A file that an earlier supervisor left is replaced.
 ///
@@ -76,23 +81,60 @@ async fn try_converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Comma
     }
     let connection = watch(connection)?;
     let Some((packet, fds)) = receive(&connection).await? else { return Ok(()) };
-    let (reply, mut answers) = mpsc::unbounded_channel();
+    let (reply, answers) = mpsc::unbounded_channel();
     match serde_json::from_slice::<Request>(&packet) {
         Ok(request) => {
-            if commands.send(Command { request, fds, reply }).is_err() {
+            let copy = connection.get_ref().try_clone()?;
+            if commands.send(Command { request, fds, reply, connection: copy }).is_err() {
                 return Ok(());
             }
         }
         Err(e) => {
             let message = format!("request not understood: {e}; client and supervisor may be of different versions");
-            drop(reply.send((Response::Error { exit_code: 1, message }, None)));
+            drop(reply.send((Response::refused(Refusal::InvalidArgument, message), None)));
             drop(reply);
         }
     }
+    pass_on(&connection, answers).await
+}
+
+type Answers = mpsc::UnboundedReceiver<(Response, Option<OwnedFd>)>;
+
+async fn pass_on(connection: &AsyncFd<OwnedFd>, mut answers: Answers) -> io::Result<()> {
     while let Some((response, fd)) = answers.recv().await {
-        send(&connection, &response, fd).await?;
+        send(connection, &response, fd).await?;
     }
     Ok(())
+}
+
+/// The way back to the client of a connection that keeper held for us.
+///
+/// # Errors
+/// It cannot be watched.
+pub fn resume(connection: OwnedFd) -> io::Result<Reply> {
+    fd::set_nonblocking(connection.as_fd(), true)?;
+    let connection = watch(connection)?;
+    let (reply, answers) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        if let Err(e) = pass_on(&connection, answers).await {
+            eprintln!("info: control connection ended: {e}");
+        }
+    });
+    Ok(reply)
+}
+
+/// Sends without a turn of the event loop: what is known is said before anything forgets it. False when the client cannot take it now.
+///
+/// # Errors
+/// The client is gone.
+pub fn send_now(connection: BorrowedFd<'_>, response: &Response, extra: Option<&OwnedFd>) -> io::Result<bool> {
+    let packet = serde_json::to_vec(response)?;
+    let fds: Vec<BorrowedFd<'_>> = extra.iter().map(|fd| fd.as_fd()).collect();
+    match fd::send(connection, &packet, &fds) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
@@ -115,13 +157,7 @@ async fn receive(connection: &AsyncFd<OwnedFd>) -> io::Result<Option<(Vec<u8>, V
 }
 
 async fn send(connection: &AsyncFd<OwnedFd>, response: &Response, extra: Option<OwnedFd>) -> io::Result<()> {
-    let packet = serde_json::to_vec(response)?;
-    let fds: Vec<BorrowedFd<'_>> = extra.iter().map(AsFd::as_fd).collect();
-    let attempt = || match fd::send(connection.as_fd(), &packet, &fds) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN) => Ok(false),
-        Err(e) => Err(io::Error::from(e)),
-    };
+    let attempt = || send_now(connection.as_fd(), response, extra.as_ref());
     // At once, without a turn of the event loop: the last answer of a pod's life has no other chance.
     let mut sent = attempt()?;
     while !sent {

@@ -28,6 +28,54 @@ pub fn of(index: usize, attempt: u32, part: Part) -> u64 {
     ((index as u64 + 1) << 40) | ((part as u64) << 32) | u64::from(attempt)
 }
 
+/// The fds of an exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecPart {
+    /// The client's connection, on which it waits for the end.
+    Connection,
+    /// Write end of its start pipe, until it was released.
+    Start,
+    /// Master of its terminal, until the client has it.
+    Terminal,
+}
+
+/// All of them, in the order of their numbers.
+const EXEC_PARTS: [ExecPart; 3] = [ExecPart::Connection, ExecPart::Start, ExecPart::Terminal];
+
+/// The topmost bit; container slots never reach it.
+const EXEC: u64 = 1 << 63;
+const PID_BITS: u64 = 22;
+const DEADLINE_BITS: u64 = 39;
+
+/// A running exec as its slots tell of it: no record on the disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExecSlot {
+    /// Its process; a pid has at most 22 bits (`PID_MAX_LIMIT`).
+    pub pid: i32,
+    /// When it is killed: CLOCK_BOOTTIME milliseconds, 0 for never. 39 bits last for 17 years.
+    pub deadline_ms: u64,
+}
+
+impl ExecSlot {
+    /// The slot of one part.
+    pub fn of(self, part: ExecPart) -> u64 {
+        let deadline = self.deadline_ms.min((1 << DEADLINE_BITS) - 1);
+        EXEC | ((part as u64) << (PID_BITS + DEADLINE_BITS))
+            | (deadline << PID_BITS)
+            | u64::from(self.pid.unsigned_abs())
+    }
+
+    /// What a slot is of; `None` for one that no exec has.
+    pub fn read(slot: u64) -> Option<(ExecSlot, ExecPart)> {
+        if slot & EXEC == 0 {
+            return None;
+        }
+        let part = EXEC_PARTS.get(((slot & !EXEC) >> (PID_BITS + DEADLINE_BITS)) as usize)?;
+        let pid = i32::try_from(slot & ((1 << PID_BITS) - 1)).ok()?;
+        Some((ExecSlot { pid, deadline_ms: (slot >> PID_BITS) & ((1 << DEADLINE_BITS) - 1) }, *part))
+    }
+}
+
 /// Is this the slot of a container that the record knows, in the attempt that its status is in?
 pub fn is_current(record: &PodRecord, attempts: &[u32], slot: u64) -> bool {
     let index = (slot >> 40) as usize;
@@ -51,6 +99,13 @@ mod tests {
                 }
             }
         }
+        for exec in [ExecSlot { pid: 1, deadline_ms: 0 }, ExecSlot { pid: (1 << 22) - 1, deadline_ms: (1 << 39) - 1 }] {
+            for part in EXEC_PARTS {
+                assert!(seen.insert(exec.of(part)));
+                assert_eq!(ExecSlot::read(exec.of(part)), Some((exec, part)));
+            }
+        }
+        assert_eq!(ExecSlot::read(of(63, u32::MAX, Part::Terminal)), None);
         assert!(!seen.contains(&CONTROL) && STAGING.iter().all(|s| !seen.contains(s)));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,9 +33,17 @@ impl Pod {
         attempt: u32,
         pipes: Vec<(Stream, OwnedFd)>,
     ) -> Result<Vec<JoinHandle<()>>, Error> {
-        let dir = std::path::Path::new(&self.record.log_dir).join(&self.record.containers[index].name);
-        let log = ContainerLog::open(&dir, attempt)
-            .map_err(|e| Error::io(format_args!("open log in {}", dir.display()), &e))?;
+        let container = &self.record.containers[index];
+        let log = match container.client.as_ref().map(|client| Path::new(&client.log_path)) {
+            Some(path) if path.is_absolute() => {
+                ContainerLog::of_client(path).map_err(|e| Error::io(format_args!("open log {}", path.display()), &e))?
+            }
+            _ => {
+                let dir = Path::new(&self.record.log_dir).join(&container.name);
+                ContainerLog::open(&dir, attempt)
+                    .map_err(|e| Error::io(format_args!("open log in {}", dir.display()), &e))?
+            }
+        };
         let log = Rc::new(RefCell::new(log));
         let start = |(stream, pipe): (Stream, OwnedFd)| {
             fd::set_nonblocking(pipe.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;

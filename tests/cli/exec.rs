@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 
-use husk::control::{Request, Response};
+use husk::control::{Refusal, Request, Response};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -30,6 +30,7 @@ fn streams_are_relayed_and_kept_apart_and_the_exit_code_is_the_commands() {
             argv: vec!["cat".into(), "-n".into()],
             tty: false,
             size: None,
+            timeout_ms: None,
         };
         assert_eq!(conversation.request, expected);
         let [mut stdin, mut stdout, mut stderr] = streams(&mut conversation);
@@ -100,7 +101,7 @@ fn failures_have_the_codes_of_a_shell() {
     for code in [125, 126, 127] {
         let server = pod.serve(move |conversation| {
             let message = format!("exec: {code}: no such thing");
-            conversation.answer(&Response::Error { exit_code: code, message }, None);
+            conversation.answer(&Response::Error { exit_code: code, message, why: Refusal::Unknown }, None);
         });
         husk.call(&["exec", "web", "--", "x"]).refused(code, &["no such thing"]);
         server.join().expect("the server");

@@ -196,7 +196,7 @@ impl Conversation {
     }
 
     pub fn exited(&self, exit_code: i32) {
-        self.answer(&Response::Exited { exit_code, signal: None }, None);
+        self.answer(&Response::Exited { exit_code, signal: None, timed_out: false }, None);
     }
 
     /// Waits until the other side is gone.

@@ -174,3 +174,23 @@ fn a_deletion_goes_on_without_the_command_line_and_without_the_supervisor() {
     );
     wait_for("the pod is gone", || (!pod.dir.exists()).then_some(()));
 }
+
+#[test]
+fn an_exec_is_answered_although_its_supervisor_died_meanwhile() {
+    let host = Host::new();
+    let pod = host.run("relayed", &manifest("relayed", json!({"containers": [sleeper("a")]})));
+    for (ends, code) in [("exit 7", 7), ("kill -9 $$", 137)] {
+        let wait = "rm -f /dev/shm/go; touch /dev/shm/begun; while [ ! -e /dev/shm/go ]; do usleep 5000; done";
+        let script = format!("{wait}; rm /dev/shm/begun; echo done; {ends}");
+        let exec = host.job(&["exec", "relayed", "--", "sh", "-c", &script]).start();
+        wait_for("the command runs", || (pod.sh("a", "ls /dev/shm").contains("begun")).then_some(()));
+        let supervisor = pod.supervisor();
+        sigkill(supervisor);
+        wait_for("it is gone", || (!alive(supervisor)).then_some(()));
+        // Asked while there is none, and answered by the next.
+        assert_eq!(pod.sh("a", "touch /dev/shm/go; echo asked"), "asked\n");
+        let ended = exec.finish();
+        assert_eq!(ended.out(), "done\n", "{ended}");
+        assert_eq!(ended.code, Some(code), "{ended}");
+    }
+}

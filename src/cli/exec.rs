@@ -73,7 +73,8 @@ impl Exec {
         };
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let dir = context.roots.pod_dir(&entry.id);
-        let (mut client, response, fds) = Client::ask(&dir, &request, &fds).map_err(|e| broken("speak with", &e))?;
+        let asked = Client::ask(&dir, &request, &fds, || context.roots.is_live(&entry.id));
+        let (mut client, response, fds) = asked.map_err(|e| broken("speak with", &e))?;
         drop(theirs);
         let streams = match (response, pipes, fds.into_iter().next()) {
             (Response::Started, Some(pipes), _) => pipes,

@@ -20,7 +20,7 @@ pub const SOCKET_NAME: &str = "control.sock";
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to wait before it is asked again.
-const RETRY: Duration = Duration::from_millis(5);
+const RETRY: Duration = Duration::from_millis(1);
 
 /// A connection to a pod's supervisor; it blocks.
 #[derive(Debug)]
@@ -52,14 +52,15 @@ impl Client {
     }
 
     /// Asks, and waits for the first answer. A supervisor that dies before it has answered is asked again when its successor is there: no request
-    /// is harmed by being asked twice, and an exec without an answer has run nothing.
+    /// is harmed by being asked twice, and an exec without an answer has run nothing. `lives` tells whether there will be a successor.
     ///
     /// # Errors
-    /// There is no supervisor within [`PATIENCE`], or it does not speak our language.
+    /// The pod came to its end, no supervisor answers within [`PATIENCE`], or it does not speak our language.
     pub fn ask(
         pod_dir: &Path,
         request: &Request,
         fds: &[BorrowedFd<'_>],
+        lives: impl Fn() -> bool,
     ) -> io::Result<(Client, Response, Vec<OwnedFd>)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -69,9 +70,7 @@ impl Client {
                 Ok((client, response, fds))
             });
             match attempt {
-                Err(e) if is_absence(&e) && pod_dir.exists() && Instant::now() < deadline => {
-                    std::thread::sleep(RETRY);
-                }
+                Err(e) if is_absence(&e) && Instant::now() < deadline && lives() => std::thread::sleep(RETRY),
                 other => return other,
             }
         }

@@ -3,6 +3,7 @@
 pub mod container;
 pub mod delete;
 pub mod devices;
+pub mod driven;
 pub mod error;
 pub mod exe;
 pub mod keeper;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Error, container};
+use super::{Error, container, driven};
 use crate::cgroup::CgroupDriver;
 use crate::state::record::PodRecord;
 use crate::state::{Listed, Lock, LockMode, Roots};
@@ -165,6 +165,13 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         let (id, name, dead) = match listed {
             Listed::Pod(entry) => {
                 let dead = !entry.live && entry.status.finished_at.is_none();
+                if dead && entry.record.driven() {
+                    known.insert(entry.id.clone());
+                    if let Err(e) = driven::settle_dead(roots, &entry.id) {
+                        report.failed.push(Error::Pod { pod: entry.full_name(), what: e.message });
+                    }
+                    continue;
+                }
                 (entry.id.clone(), entry.full_name(), dead)
             }
             Listed::Unfinished { id, live } | Listed::Unreadable { id, live, .. } => (id.clone(), id, !live),

@@ -11,8 +11,8 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ContainerKind, ContainerRecord, Identity, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation,
-    SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, Identity, MountRecord, MountSource, Owner, PidMode,
+    PodRecord, Propagation, SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -123,7 +123,7 @@ fn capabilities(c: &Container) -> Result<Vec<String>, Error> {
 /// Mounts in the order in which they are made: parents before what is below them.
 fn mounts(spec: &PodSpec, c: &Container) -> Result<Vec<MountRecord>, Error> {
     let mut asked: Vec<&VolumeMount> = c.volume_mounts.iter().flatten().collect();
-    asked.sort_by_key(|m| m.mount_path.split('/').filter(|p| !p.is_empty()).count());
+    asked.sort_by_key(|m| depth(&m.mount_path));
     let volume = |m: &VolumeMount| {
         let v = spec.volumes.iter().flatten().find(|v| v.name == m.name).ok_or_else(|| Error::Container {
             container: c.name.clone(),
@@ -166,33 +166,23 @@ fn container(
 ) -> Result<ContainerRecord, Error> {
     let at = |sub: &str, what: String| Error::Image { field: format!("{field}.{sub}"), what };
     let named = c.image.as_deref().unwrap_or_default();
-    let image = store.resolve(named).map_err(|e| at("image", e.to_string()))?;
-    if image.os != "linux" || image.architecture != HOST_ARCHITECTURE {
-        let (os, arch) = (&image.os, &image.architecture);
-        return Err(at("image", format!("image {named} is for {os}/{arch}, this host is linux/{}", HOST_ARCHITECTURE)));
-    }
+    let image = usable(store, named).map_err(|what| at("image", what))?;
     if !views.contains_key(&image.id) {
         let view = View::open(&image.layers).map_err(|e| at("image", e.to_string()))?;
         views.insert(image.id.clone(), view);
     }
     let view = &views[&image.id];
     let field_error = |e: manifest::FieldError| Error::Image { field: format!("{field}.{}", e.path), what: e.message };
+    let of_pod = pod.spec.clone().unwrap_or_default();
     let declared = manifest::command::env(c, pod, node).map_err(field_error)?;
     let argv =
         manifest::command::argv(c, &image.config.entrypoint, &image.config.cmd, &declared).map_err(field_error)?;
     let hostname = hostname(pod);
     let env = manifest::command::environment(&image.config.env, &declared, &hostname, c.tty.unwrap_or(false));
-    let cwd = match (c.working_dir.as_deref(), image.config.working_dir.as_str()) {
-        (Some(dir), _) if !dir.is_empty() => dir.to_owned(),
-        (_, "") => "/".to_owned(),
-        (_, dir) => dir.to_owned(),
-    };
-    if !cwd.starts_with('/') {
-        return Err(at("workingDir", format!("{cwd:?}: must be an absolute path")));
-    }
+    let cwd = working_dir(c.working_dir.as_deref(), &image).map_err(|what| at("workingDir", what))?;
     let user = identity(pod, c, &image, view).map_err(|(sub, what)| at(sub, what))?;
-    executable(c, view, &argv, &cwd, &env).map_err(|what| at("command", what))?;
-    let of_pod = pod.spec.clone().unwrap_or_default();
+    let mounts = mounts(&of_pod, c)?;
+    executable(&mounts, view, &argv, &cwd, &env).map_err(|what| at("command", what))?;
     let security = c.security_context.clone().unwrap_or_default();
     let privileged = security.privileged.unwrap_or(false);
     let unmasked = privileged || security.proc_mount.as_deref() == Some("Unmasked");
@@ -225,9 +215,143 @@ fn container(
         readonly_paths: nothing,
         limits: limits(resources),
         oom_score_adj: manifest::oom_score_adj(&of_pod, c, node.memory_bytes),
-        mounts: mounts(&of_pod, c)?,
+        mounts,
         client: None,
     })
+}
+
+/// An image of the store that this host can execute.
+fn usable(store: &Store, named: &str) -> Result<Image, String> {
+    let image = store.resolve(named).map_err(|e| e.to_string())?;
+    if image.os != "linux" || image.architecture != HOST_ARCHITECTURE {
+        let (os, arch) = (&image.os, &image.architecture);
+        return Err(format!("image {named} is for {os}/{arch}, this host is linux/{HOST_ARCHITECTURE}"));
+    }
+    Ok(image)
+}
+
+/// The asked one, else the image's, else the root.
+fn working_dir(asked: Option<&str>, image: &Image) -> Result<String, String> {
+    let dir = match (asked, image.config.working_dir.as_str()) {
+        (Some(dir), _) if !dir.is_empty() => dir,
+        (_, "") => "/",
+        (_, dir) => dir,
+    };
+    if dir.starts_with('/') { Ok(dir.to_owned()) } else { Err(format!("{dir:?}: must be an absolute path")) }
+}
+
+/// What a CRI client says about a container; the fields of `ContainerConfig` that decide anything.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Name, id, labels and the like, kept as they are.
+    pub client: ClientContainer,
+    /// `metadata.name`.
+    pub name: String,
+    /// The pod's name for itself.
+    pub hostname: String,
+    /// Replaces ENTRYPOINT, and drops CMD.
+    pub command: Vec<String>,
+    /// Replaces CMD.
+    pub args: Vec<String>,
+    /// Empty: the image's.
+    pub working_dir: String,
+    /// Names and values.
+    pub envs: Vec<(String, String)>,
+    /// In any order.
+    pub mounts: Vec<MountRecord>,
+    /// A terminal.
+    pub tty: bool,
+    /// Which processes it sees.
+    pub pid: PidMode,
+    /// Everything is allowed.
+    pub privileged: bool,
+    /// `capabilities.add_capabilities`.
+    pub add_capabilities: Vec<String>,
+    /// `capabilities.drop_capabilities`.
+    pub drop_capabilities: Vec<String>,
+    /// `run_as_user` or `run_as_username`, with `run_as_group` behind a colon; `None`: the image's.
+    pub user: Option<String>,
+    /// `supplemental_groups`.
+    pub supplemental_groups: Vec<u32>,
+    /// `supplemental_groups_policy` Strict: groups of the image's `/etc/group` do not count.
+    pub strict_groups: bool,
+    /// `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// `readonly_rootfs`.
+    pub readonly_root: bool,
+    /// `masked_paths`.
+    pub masked_paths: Vec<String>,
+    /// `readonly_paths`.
+    pub readonly_paths: Vec<String>,
+    /// `linux.resources`.
+    pub limits: Limits,
+    /// `linux.resources.oom_score_adj`.
+    pub oom_score_adj: i32,
+}
+
+/// Decides everything about a client's container.
+///
+/// # Errors
+/// The field, by its name in CRI, and what does not fit the image or the host.
+pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerRecord, (&'static str, String)> {
+    let image = usable(store, &asked.client.image).map_err(|what| ("image", what))?;
+    let view = View::open(&image.layers).map_err(|e| ("image", e.to_string()))?;
+    let cwd = working_dir(Some(&asked.working_dir), &image).map_err(|what| ("working_dir", what))?;
+    let env = manifest::command::environment(&image.config.env, &asked.envs, &asked.hostname, asked.tty);
+    let argv = match (asked.command.is_empty(), asked.args.is_empty()) {
+        (false, _) => [asked.command, asked.args].concat(),
+        (true, false) => [image.config.entrypoint.clone(), asked.args].concat(),
+        (true, true) => [image.config.entrypoint.clone(), image.config.cmd.clone()].concat(),
+    };
+    let (field, text) = match &asked.user {
+        Some(user) => ("linux.security_context.run_as_user", user.as_str()),
+        None => ("image", image.config.user.as_str()),
+    };
+    let found: User = view.resolve_user(text).map_err(|e| (field, e.to_string()))?;
+    let mut groups = if asked.strict_groups { Vec::new() } else { found.groups };
+    groups.extend(asked.supplemental_groups);
+    groups.sort_unstable();
+    groups.dedup();
+    asked.mounts.sort_by_key(|m| depth(&m.destination));
+    executable(&asked.mounts, &view, &argv, &cwd, &env).map_err(|what| ("command", what))?;
+    let capabilities =
+        spec::capabilities(&asked.add_capabilities, &asked.drop_capabilities).map_err(|(list, name)| {
+            let field = match list {
+                "add" => "linux.security_context.capabilities.add_capabilities",
+                _ => "linux.security_context.capabilities.drop_capabilities",
+            };
+            (field, format!("{name:?} is no capability; see capabilities(7)"))
+        })?;
+    let paths = |list: Vec<String>| Some(if asked.privileged { Vec::new() } else { list });
+    Ok(ContainerRecord {
+        name: asked.name,
+        kind: ContainerKind::App,
+        image_id: image.id.clone(),
+        image_ref: image.names.first().cloned().unwrap_or_else(|| asked.client.image.clone()),
+        layers: image.layers.iter().map(|l| l.to_string_lossy().into_owned()).collect(),
+        argv,
+        env,
+        cwd,
+        user: Identity { uid: found.uid, gid: found.gid, groups },
+        stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        tty: asked.tty,
+        pid: asked.pid,
+        privileged: asked.privileged,
+        capabilities,
+        no_new_privileges: asked.no_new_privileges,
+        readonly_root: asked.readonly_root,
+        masked_paths: paths(asked.masked_paths),
+        readonly_paths: paths(asked.readonly_paths),
+        limits: asked.limits,
+        oom_score_adj: asked.oom_score_adj,
+        mounts: asked.mounts,
+        client: Some(Box::new(asked.client)),
+    })
+}
+
+/// Number of directories on the way to a mount point.
+fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
 }
 
 /// The pod's name for itself; the host's own on the host's network.
@@ -275,13 +399,13 @@ fn identity(pod: &Pod, c: &Container, image: &Image, view: &View) -> Result<Iden
 }
 
 /// Looks for the command in the image, unless a volume may bring it.
-fn executable(c: &Container, view: &View, argv: &[String], cwd: &str, env: &[String]) -> Result<(), String> {
+fn executable(mounts: &[MountRecord], view: &View, argv: &[String], cwd: &str, env: &[String]) -> Result<(), String> {
     let Some(command) = argv.first() else { return Err("is empty, and so are the image's entrypoint and cmd".into()) };
     let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(manifest::command::DEFAULT_PATH);
     let mounted = |place: &str| {
         let below =
             |m: &str| place == m || place.strip_prefix(m.trim_end_matches('/')).is_some_and(|r| r.starts_with('/'));
-        c.volume_mounts.iter().flatten().any(|m| below(&m.mount_path))
+        mounts.iter().any(|m| below(&m.destination))
     };
     let covered = if command.starts_with('/') {
         mounted(command)

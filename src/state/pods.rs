@@ -185,23 +185,30 @@ impl Roots {
     /// # Errors
     /// The directory of pods cannot be read. An absent one is an empty list.
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        let mut found = Vec::new();
+        for id in self.ids()? {
+            found.extend(self.look(&id)?);
+        }
+        Ok(found)
+    }
+
+    /// The names of all pod directories; nothing is read of them.
+    ///
+    /// # Errors
+    /// As [`Roots::list`].
+    pub fn ids(&self) -> Result<Vec<String>, Error> {
         let dir = self.state.join("pods");
         let entries = match std::fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(Error::io("read directory", &dir, &e)),
         };
-        let mut found = Vec::new();
+        let mut ids = Vec::new();
         for entry in entries {
             let name = entry.map_err(|e| Error::io("read directory", &dir, &e))?.file_name();
-            let name = name.to_string_lossy();
-            if !name.starts_with('.')
-                && let Some(listed) = self.look(&name)?
-            {
-                found.push(listed);
-            }
+            ids.extend(name.into_string().ok().filter(|name| !name.starts_with('.')));
         }
-        Ok(found)
+        Ok(ids)
     }
 
     /// Directories `.gone-*` whose remover was killed.
@@ -263,6 +270,11 @@ impl Roots {
             Ok(None) => Listed::Unfinished { id, live },
             Err(error) => Listed::Unreadable { id, live, error },
         }))
+    }
+
+    /// Whether a keeper (or whoever makes or collects the pod) holds the lock.
+    pub fn is_live(&self, id: &str) -> bool {
+        matches!(Lock::attempt(&self.pod_dir(id), LockMode::Shared), Ok(None))
     }
 
     /// Takes a pod that has no keeper for good: its lock, so that nobody else collects it. `None` when it lives or is gone.

@@ -258,7 +258,7 @@ impl Drop for Made {
 }
 
 /// Refuses a path that could lead out of the hierarchies.
-fn check(path: &str) -> Result<(), Error> {
+pub(super) fn check(path: &str) -> Result<(), Error> {
     let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
     if path.split('/').all(plain) { Ok(()) } else { Err(Error::Path { path: path.to_owned() }) }
 }

@@ -14,10 +14,12 @@
 pub mod cgroupfs;
 pub mod hierarchies;
 pub mod limits;
+pub mod usage;
 
 pub use cgroupfs::Cgroupfs;
 pub use hierarchies::Hierarchies;
 pub use limits::Limits;
+pub use usage::Usage;
 
 use husk_oci::errno::Sys;
 use nix::errno::Errno;

@@ -5,11 +5,11 @@ mod printable;
 
 pub use printable::printable_status;
 
-use super::rules::{RestartPolicy, pod_settled, restart_policy};
+use super::rules::{RestartPolicy, is_running, pod_settled, restart_policy};
 use crate::manifest;
-use crate::state::record::{Container, ContainerKind, Exit, PodRecord, State, Status};
+use crate::state::record::{Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
+    self, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
     PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -65,6 +65,10 @@ pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
         let done = pod_settled(record, status) || live == Liveness::Alive || status.finished_at.is_some();
         return if done && all(ContainerKind::App).all(succeeded) { Phase::Succeeded } else { Phase::Failed };
     }
+    if record.driven() {
+        // Which containers there shall be its client knows alone.
+        return if all(ContainerKind::App).any(is_running) { Phase::Running } else { Phase::Pending };
+    }
     let policy = restart_policy(record);
     let never_ended = |c: &&Container| matches!(c.state, State::Waiting { .. }) && c.last.is_none();
     if status.initialized_at.is_none() {
@@ -96,6 +100,9 @@ pub fn hostname(pod: &Pod) -> String {
 pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
     let mut pod = record.pod.clone();
     pod.metadata.creation_timestamp = Some(Time(record.created_at));
+    if let (true, Some(spec)) = (record.driven(), &mut pod.spec) {
+        spec.containers = record.containers.iter().map(client_container).collect();
+    }
     if let Some(deletion) = &status.deletion {
         // As an API server has it: the time at which the grace is over.
         let grace = i64::try_from(deletion.grace_seconds).unwrap_or(i64::MAX);
@@ -125,6 +132,18 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         ..Default::default()
     });
     pod
+}
+
+/// As much of a CRI client's container as a manifest would say.
+fn client_container(c: &ContainerRecord) -> v1::Container {
+    v1::Container {
+        name: c.name.clone(),
+        image: Some(c.image_ref.clone()),
+        args: Some(c.argv.clone()),
+        working_dir: Some(c.cwd.clone()),
+        tty: c.tty.then_some(true),
+        ..v1::Container::default()
+    }
 }
 
 /// What the status is derived from.

@@ -73,20 +73,39 @@ pub fn sandbox_id(namespace: &str, name: &str, uid: &str, attempt: u32) -> Strin
 /// The id of a client's container. It tells its sandbox, so that no index of containers has to be kept.
 pub fn container_id(sandbox_id: &str, name: &str, attempt: u32) -> String {
     let own = container::id(sandbox_id, name, attempt);
-    let part = |s: &str| s.get(..SANDBOX_PART).unwrap_or(s).to_owned();
-    part(&own) + &part(sandbox_id)
+    lane(&own) + &lane(sandbox_id)
 }
 
-/// All sandboxes of CRI clients.
+/// What the ids of a sandbox and of all its containers have in common.
+pub fn lane(sandbox_id: &str) -> String {
+    sandbox_id.get(..SANDBOX_PART).unwrap_or(sandbox_id).to_owned()
+}
+
+/// [`lane`] of a container's sandbox.
+pub fn lane_of_container(id: &str) -> String {
+    id.get(id.len().saturating_sub(SANDBOX_PART)..).unwrap_or(id).to_owned()
+}
+
+/// All sandboxes of CRI clients, as [`sandbox`] shows them.
 ///
 /// # Errors
 /// They cannot be listed.
 pub fn sandboxes(roots: &Roots) -> Result<Vec<PodEntry>, Error> {
     let listed = roots.list()?.into_iter();
-    Ok(listed.filter_map(|l| if let Listed::Pod(e) = l { e.record.driven().then_some(*e) } else { None }).collect())
+    let driven = listed.filter_map(|l| if let Listed::Pod(e) = l { e.record.driven().then_some(*e) } else { None });
+    Ok(driven.map(seen).collect())
 }
 
-/// One sandbox.
+/// Without a keeper nothing runs any more, whether or not somebody has written that down yet.
+fn seen(mut entry: PodEntry) -> PodEntry {
+    if !entry.live && entry.status.finished_at.is_none() {
+        let when = entry.status.sandbox.as_ref().map_or(entry.record.created_at, |s| s.ready_at);
+        lose(&mut entry.status, when);
+    }
+    entry
+}
+
+/// One sandbox. What ran when its keeper was killed is shown as ended in an unknown way.
 ///
 /// # Errors
 /// `NotFound`, also for a pod that no client drives; or its records cannot be read.
@@ -95,7 +114,7 @@ pub fn sandbox(roots: &Roots, id: &str) -> Result<PodEntry, Refused> {
         return Err(no_sandbox(id));
     }
     match roots.look(id)? {
-        Some(Listed::Pod(entry)) if entry.record.driven() => Ok(*entry),
+        Some(Listed::Pod(entry)) if entry.record.driven() => Ok(seen(*entry)),
         Some(Listed::Unreadable { error, .. }) => Err(error.into()),
         _ => Err(no_sandbox(id)),
     }
@@ -106,9 +125,11 @@ pub fn sandbox(roots: &Roots, id: &str) -> Result<PodEntry, Refused> {
 /// # Errors
 /// As [`sandbox`].
 pub fn find(roots: &Roots, id: &str) -> Result<(PodEntry, usize), Refused> {
-    let not_found = |_| no_container(id);
-    let part = id.get(id.len().saturating_sub(SANDBOX_PART)..).filter(|_| is_id(id)).ok_or(()).map_err(not_found)?;
-    let sandbox_id = roots.ids()?.into_iter().find(|name| name.starts_with(part)).ok_or(()).map_err(not_found)?;
+    if !is_id(id) {
+        return Err(no_container(id));
+    }
+    let part = lane_of_container(id);
+    let sandbox_id = roots.ids()?.into_iter().find(|name| name.starts_with(&part)).ok_or_else(|| no_container(id))?;
     let entry =
         sandbox(roots, &sandbox_id).map_err(|e| if e.why == Refusal::NotFound { no_container(id) } else { e })?;
     let index = position(&entry, id).ok_or_else(|| no_container(id))?;

@@ -17,7 +17,7 @@ pub mod spec;
 pub use delete::{DeleteOptions, delete};
 pub use error::Error;
 pub use remove::GcReport;
-pub use run::{RunOutcome, run};
+pub use run::{RunOutcome, run, run_record};
 
 /// Collects everything that belongs to no pod; see [`remove::gc`].
 ///

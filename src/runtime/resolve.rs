@@ -287,6 +287,8 @@ pub struct Asked {
     pub limits: Limits,
     /// `linux.resources.oom_score_adj`.
     pub oom_score_adj: i32,
+    /// `stop_signal`; `None`: the image's.
+    pub stop_signal: Option<i32>,
 }
 
 /// Decides everything about a client's container.
@@ -333,7 +335,7 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         env,
         cwd,
         user: Identity { uid: found.uid, gid: found.gid, groups },
-        stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        stop_signal: asked.stop_signal.or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
         tty: asked.tty,
         pid: asked.pid,
         privileged: asked.privileged,

@@ -84,6 +84,12 @@ pub struct SandboxRecord {
     /// Somebody else made the pod's cgroup (CRI `cgroup_parent`): its limits are not touched, and it is never removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub foreign_cgroup: bool,
+    /// What a CRI client's container has unless it says otherwise.
+    #[serde(default)]
+    pub pid: PidMode,
+    /// CRI `privileged`: may have privileged containers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
     /// CRI `runtime_handler`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runtime_handler: String,

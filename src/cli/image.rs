@@ -10,7 +10,8 @@ use super::get::{Format, Output};
 use super::out::{Cell, Out};
 use super::{Context, Error, span};
 use crate::image::{self, Store};
-use crate::state::{Listed, Roots};
+use crate::runtime::images::user_of;
+use crate::state::Roots;
 
 /// Load, import, list and remove images.
 #[derive(Debug, Args)]
@@ -178,24 +179,6 @@ fn remove(out: &mut Out, roots: &Roots, store: &Store, names: &[String]) -> Resu
     }
     out.flush()?;
     if complaints.is_empty() { Ok(()) } else { Err(Error::Invalid { messages: complaints }) }
-}
-
-/// A pod that needs the image: one that lives. Records that cannot be read count, since what they need cannot be known.
-fn user_of(roots: &Roots, id: &str) -> Option<String> {
-    let pods = match roots.list() {
-        Ok(pods) => pods,
-        Err(error) => return Some(format!("a pod that cannot be looked at: {error}")),
-    };
-    pods.into_iter().find_map(|listed| match listed {
-        Listed::Pod(entry) => {
-            let uses = entry.live && entry.record.containers.iter().any(|container| container.image_id == id);
-            uses.then(|| entry.full_name())
-        }
-        Listed::Unfinished { id: pod, live: true } | Listed::Unreadable { id: pod, live: true, .. } => {
-            Some(format!("with uid {pod}"))
-        }
-        Listed::Unfinished { .. } | Listed::Unreadable { .. } => None,
-    })
 }
 
 #[cfg(test)]

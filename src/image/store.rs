@@ -53,6 +53,8 @@ pub struct Image {
     pub id: String,
     /// As loaded, with tag; empty when all were given to other images.
     pub names: Vec<String>,
+    /// Of its manifest and the indexes it was found by, when it came with any.
+    pub digests: Vec<String>,
     /// Bytes of file content in all its layers, unpacked; other images may share them.
     pub size_bytes: u64,
     /// When it was built, if it says so.
@@ -297,6 +299,7 @@ impl Store {
         Ok(Image {
             id: record.id.clone(),
             names: record.names.clone(),
+            digests: record.digests.clone(),
             size_bytes: record.layers.iter().map(|l| l.size_bytes).sum(),
             created: parsed.created,
             loaded: record.loaded,

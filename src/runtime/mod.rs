@@ -6,6 +6,7 @@ pub mod devices;
 pub mod driven;
 pub mod error;
 pub mod exe;
+pub mod images;
 pub mod keeper;
 pub mod mounts;
 pub mod remove;

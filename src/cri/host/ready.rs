@@ -1,0 +1,47 @@
+//! Whether this host can run pods.
+
+use serde_json::json;
+
+use crate::cgroup::Cgroupfs;
+use crate::cri::messages::*;
+use crate::state::Roots;
+
+pub(super) fn status(roots: &Roots, request: &StatusRequest) -> StatusResponse {
+    let runtime = match Cgroupfs::detect() {
+        Ok(_) => condition("RuntimeReady", true, "", ""),
+        Err(e) => condition("RuntimeReady", false, "NoCgroups", &e.to_string()),
+    };
+    let network = condition(
+        "NetworkReady",
+        true,
+        "LoopbackOnly",
+        "a pod has a network namespace of its own with a loopback interface, or the host's network; there are no pod addresses",
+    );
+    let mut info = std::collections::BTreeMap::new();
+    if request.verbose {
+        let config = json!({
+            "root": roots.root.display().to_string(),
+            "state": roots.state.display().to_string(),
+            "cgroupParent": roots.cgroup_parent(),
+            "cgroupDriver": "cgroupfs",
+        });
+        info.insert("config".to_owned(), config.to_string());
+    }
+    StatusResponse {
+        status: Some(RuntimeStatus { conditions: vec![runtime, network] }),
+        info,
+        runtime_handlers: vec![RuntimeHandler {
+            name: String::new(),
+            features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        }],
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: false,
+            user_namespaces_host_network: false,
+            mount_options: false,
+        }),
+    }
+}
+
+fn condition(kind: &str, status: bool, reason: &str, message: &str) -> RuntimeCondition {
+    RuntimeCondition { r#type: kind.to_owned(), status, reason: reason.to_owned(), message: message.to_owned() }
+}

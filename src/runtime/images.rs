@@ -1,0 +1,41 @@
+//! Who needs which image.
+
+use std::collections::BTreeSet;
+
+use crate::state::record::Owner;
+use crate::state::{Error, Listed, Roots};
+
+/// A living pod that needs the image, if there is one: what keeps an image from being removed.
+pub fn user_of(roots: &Roots, id: &str) -> Option<String> {
+    let pods = match roots.list() {
+        Ok(pods) => pods,
+        Err(error) => return Some(format!("a pod that cannot be looked at: {error}")),
+    };
+    pods.into_iter().find_map(|listed| match listed {
+        Listed::Pod(entry) => {
+            let uses = entry.live && entry.record.containers.iter().any(|container| container.image_id == id);
+            uses.then(|| entry.full_name())
+        }
+        Listed::Unfinished { id: pod, live: true } | Listed::Unreadable { id: pod, live: true, .. } => {
+            Some(format!("with uid {pod}"))
+        }
+        Listed::Unfinished { .. } | Listed::Unreadable { .. } => None,
+    })
+}
+
+/// The images of living pods that no CRI client made: a client that collects images shall leave these alone.
+///
+/// # Errors
+/// The pods cannot be listed.
+pub fn pinned(roots: &Roots) -> Result<BTreeSet<String>, Error> {
+    let mut images = BTreeSet::new();
+    for listed in roots.list()? {
+        if let Listed::Pod(entry) = listed
+            && entry.live
+            && entry.record.owner != Owner::Cri
+        {
+            images.extend(entry.record.containers.into_iter().map(|container| container.image_id));
+        }
+    }
+    Ok(images)
+}

@@ -3,6 +3,7 @@
 //! Data goes to standard output through [`out::Out`], messages to standard error as `husk: …`. No rule of a pod's life is decided here.
 //! Exit codes: 0 done, 1 failed, 2 usage; `exec`: the command's own, 128 + signal, or 125 / 126 / 127.
 
+mod cri;
 mod delete;
 mod describe;
 mod error;
@@ -84,6 +85,8 @@ enum Command {
     Image(image::Image),
     /// Remove what pods left behind that were killed with their keeper
     Gc(gc::Gc),
+    /// Speak CRI in JSON over standard input and output
+    Cri(cri::Cri),
     /// Print the version
     Version(version::Version),
 }
@@ -149,6 +152,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Wait(command) => command.run(&context),
         Command::Image(command) => command.run(&context),
         Command::Gc(command) => command.run(&context),
+        Command::Cri(command) => command.run(&context),
         Command::Version(command) => command.run(),
     }
 }

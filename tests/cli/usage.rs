@@ -12,7 +12,7 @@ fn every_command_has_a_short_help_with_an_example() {
     let husk = Husk::new("help");
     let top = husk.call(&["--help"]);
     top.is(0);
-    let commands = ["run", "get", "describe", "logs", "exec", "delete", "wait", "image", "gc", "version"];
+    let commands = ["run", "get", "describe", "logs", "exec", "delete", "wait", "image", "gc", "cri", "version"];
     for command in commands {
         assert!(top.stdout.contains(&format!("\n  {command} ")), "{command} is not in the help");
         let help = husk.call(&[command, "--help"]);

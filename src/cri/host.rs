@@ -2,12 +2,19 @@
 //!
 //! The two `impl` blocks are a table of contents: an RPC that does more than look something up has its body in a file of `host/`.
 
+mod config;
+mod containers;
+mod events;
+mod exec;
 mod images;
+mod pods;
 mod ready;
+mod stats;
 
 use super::messages::*;
-use super::service::{ImageService, RuntimeService};
+use super::service::{Events, ImageService, RuntimeService, Subject};
 use super::status::Status;
+use crate::runtime::driven;
 use crate::state::Roots;
 
 /// Answers CRI requests for one pair of roots. It holds nothing but their paths: every answer is what is on disk and in the kernel now.
@@ -17,8 +24,33 @@ pub struct HostService {
 }
 
 /// The RPCs that this host fulfils; the others say `UNIMPLEMENTED`.
-pub const METHODS: &[&str] =
-    &["Version", "Status", "RuntimeConfig", "ListImages", "ImageStatus", "RemoveImage", "ImageFsInfo"];
+pub const METHODS: &[&str] = &[
+    "Version",
+    "Status",
+    "RuntimeConfig",
+    "RunPodSandbox",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+    "PodSandboxStatus",
+    "ListPodSandbox",
+    "CreateContainer",
+    "StartContainer",
+    "StopContainer",
+    "RemoveContainer",
+    "ContainerStatus",
+    "ListContainers",
+    "ExecSync",
+    "UpdateContainerResources",
+    "ContainerStats",
+    "ListContainerStats",
+    "PodSandboxStats",
+    "ListPodSandboxStats",
+    "GetContainerEvents",
+    "ListImages",
+    "ImageStatus",
+    "RemoveImage",
+    "ImageFsInfo",
+];
 
 impl HostService {
     /// The service over these roots; touches nothing.
@@ -40,6 +72,102 @@ impl RuntimeService for HostService {
 
     fn status(&self, request: StatusRequest) -> Result<StatusResponse, Status> {
         Ok(ready::status(&self.roots, &request))
+    }
+
+    fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Status> {
+        pods::run(&self.roots, request)
+    }
+
+    fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Status> {
+        driven::stop_sandbox(&self.roots, &request.pod_sandbox_id)?;
+        Ok(StopPodSandboxResponse {})
+    }
+
+    fn remove_pod_sandbox(&self, request: RemovePodSandboxRequest) -> Result<RemovePodSandboxResponse, Status> {
+        driven::remove_sandbox(&self.roots, &request.pod_sandbox_id)?;
+        Ok(RemovePodSandboxResponse {})
+    }
+
+    fn pod_sandbox_status(&self, request: PodSandboxStatusRequest) -> Result<PodSandboxStatusResponse, Status> {
+        pods::status(&self.roots, request)
+    }
+
+    fn list_pod_sandbox(&self, request: ListPodSandboxRequest) -> Result<ListPodSandboxResponse, Status> {
+        pods::list(&self.roots, request)
+    }
+
+    fn create_container(&self, request: CreateContainerRequest) -> Result<CreateContainerResponse, Status> {
+        containers::create(&self.roots, request)
+    }
+
+    fn start_container(&self, request: StartContainerRequest) -> Result<StartContainerResponse, Status> {
+        driven::start(&self.roots, &request.container_id)?;
+        Ok(StartContainerResponse {})
+    }
+
+    fn stop_container(&self, request: StopContainerRequest) -> Result<StopContainerResponse, Status> {
+        // CRI: less than nothing is nothing.
+        let seconds = u64::try_from(request.timeout).unwrap_or(0);
+        driven::stop(&self.roots, &request.container_id, seconds.saturating_mul(1000))?;
+        Ok(StopContainerResponse {})
+    }
+
+    fn remove_container(&self, request: RemoveContainerRequest) -> Result<RemoveContainerResponse, Status> {
+        driven::remove_container(&self.roots, &request.container_id)?;
+        Ok(RemoveContainerResponse {})
+    }
+
+    fn container_status(&self, request: ContainerStatusRequest) -> Result<ContainerStatusResponse, Status> {
+        containers::status_of(&self.roots, request)
+    }
+
+    fn list_containers(&self, request: ListContainersRequest) -> Result<ListContainersResponse, Status> {
+        containers::list(&self.roots, request)
+    }
+
+    fn exec_sync(&self, request: ExecSyncRequest) -> Result<ExecSyncResponse, Status> {
+        exec::sync(&self.roots, request)
+    }
+
+    fn update_container_resources(
+        &self,
+        request: UpdateContainerResourcesRequest,
+    ) -> Result<UpdateContainerResourcesResponse, Status> {
+        containers::update(&self.roots, request)
+    }
+
+    fn container_stats(&self, request: ContainerStatsRequest) -> Result<ContainerStatsResponse, Status> {
+        stats::container(&self.roots, &request)
+    }
+
+    fn list_container_stats(&self, request: ListContainerStatsRequest) -> Result<ListContainerStatsResponse, Status> {
+        stats::containers(&self.roots, request)
+    }
+
+    fn pod_sandbox_stats(&self, request: PodSandboxStatsRequest) -> Result<PodSandboxStatsResponse, Status> {
+        stats::pod(&self.roots, &request)
+    }
+
+    fn list_pod_sandbox_stats(
+        &self,
+        request: ListPodSandboxStatsRequest,
+    ) -> Result<ListPodSandboxStatsResponse, Status> {
+        stats::pods(&self.roots, request)
+    }
+
+    fn container_events(&self, _request: GetEventsRequest, events: &mut dyn Events) -> Result<(), Status> {
+        events::watch(&self.roots, events)
+    }
+
+    /// A container's id tells its sandbox's.
+    fn lane(&self, subject: Subject<'_>) -> Option<String> {
+        match subject {
+            Subject::New(metadata) => {
+                metadata.map(|m| driven::lane(&driven::sandbox_id(&m.namespace, &m.name, &m.uid, m.attempt)))
+            }
+            Subject::Sandbox(id) => Some(driven::lane(id)),
+            Subject::Container(id) => Some(driven::lane_of_container(id)),
+        }
     }
 
     fn runtime_config(&self, _request: RuntimeConfigRequest) -> Result<RuntimeConfigResponse, Status> {

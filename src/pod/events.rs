@@ -27,7 +27,10 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         sandbox: None,
         // What comes first is then the client's affair.
         initialized_at: record.driven().then_some(now.wall),
-        containers: record.containers.iter().map(|c| Container::waiting(&c.name, c.kind, reason)).collect(),
+        containers: (0..)
+            .zip(&record.containers)
+            .map(|(slot, c)| Container::waiting(slot, &c.name, c.kind, reason))
+            .collect(),
         deletion: None,
         finished_at: None,
         failure: None,
@@ -36,7 +39,7 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
 }
 
 impl Container {
-    fn waiting(name: &str, kind: ContainerKind, reason: &str) -> Container {
+    fn waiting(slot: u32, name: &str, kind: ContainerKind, reason: &str) -> Container {
         Container {
             name: name.to_owned(),
             kind,
@@ -44,14 +47,17 @@ impl Container {
             state: State::Waiting { reason: reason.to_owned(), message: String::new() },
             last: None,
             backoff: None,
+            slot,
             stop_deadline_boot_ns: None,
             made_of: None,
         }
     }
 
-    /// A container that a CRI client has created and not yet started.
-    pub fn created(record: ContainerRecord) -> Container {
-        let waiting = Container::waiting(&record.name, record.kind, "ContainerCreating");
+    /// A container that a CRI client has created and not yet started, beside those that are there.
+    pub fn created(record: ContainerRecord, others: &[Container]) -> Container {
+        let free = |slot: &u32| others.iter().all(|other| other.slot != *slot);
+        let slot = (0..).find(free).unwrap_or(u32::MAX);
+        let waiting = Container::waiting(slot, &record.name, record.kind, "ContainerCreating");
         let attempt = record.client.as_ref().map_or(0, |client| client.attempt);
         Container { attempt, made_of: Some(Box::new(record)), ..waiting }
     }

@@ -502,7 +502,7 @@ fn driven() -> (PodRecord, Status) {
     record.owner = Owner::Cri;
     let made = ContainerRecord { name: "c".to_owned(), ..ContainerRecord::default() };
     let mut s = fresh(&record);
-    s.containers.push(Container::created(made.clone()));
+    s.containers.push(Container::created(made.clone(), &[]));
     record.containers.push(made);
     apply_start(&mut s, 0, 0, "id".to_owned(), 20, 1, at(0));
     assert!(s.initialized_at.is_some());
@@ -516,6 +516,20 @@ fn nothing_happens_in_a_clients_pod_without_the_client() {
     apply_exit(&record, &mut s, 0, exit(0, 1, 5));
     assert_eq!(decide(&record, &s, at(10)), Decision::default(), "no restart, and the sandbox stays");
     assert!(accepts_containers(&s));
+}
+
+#[test]
+fn a_container_keeps_its_slot_when_another_goes() {
+    let (_, mut s) = driven();
+    for name in ["d", "e"] {
+        let made = ContainerRecord { name: name.to_owned(), ..ContainerRecord::default() };
+        s.containers.push(Container::created(made, &s.containers));
+    }
+    s.containers.remove(1);
+    let slots = |s: &Status| s.containers.iter().map(|c| c.slot).collect::<Vec<_>>();
+    assert_eq!(slots(&s), [0, 2]);
+    s.containers.push(Container::created(ContainerRecord::default(), &s.containers));
+    assert_eq!(slots(&s), [0, 2, 1]);
 }
 
 #[test]

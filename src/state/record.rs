@@ -346,6 +346,8 @@ pub struct Container {
     pub last: Option<Exit>,
     /// Crash-loop back-off, when one was imposed.
     pub backoff: Option<Backoff>,
+    /// Number of the container within the pod, under which keeper holds its fds: it stays when others are removed.
+    pub slot: u32,
     /// When a CRI client's request to stop becomes SIGKILL: CLOCK_BOOTTIME nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_deadline_boot_ns: Option<u64>,

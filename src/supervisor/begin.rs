@@ -88,20 +88,21 @@ impl Pod {
         let slots = self.keeper.slots().map_err(keeper_error)?;
         self.recover_execs(&slots)?;
         for slot in slots {
-            if ExecSlot::read(slot).is_none() && !slots::is_current(&self.record, &attempts, slot) {
+            if ExecSlot::read(slot).is_none() && !slots::is_current(&self.status, slot) {
                 // Of an instance that was never recorded: its process dies when its start pipe closes.
                 self.keeper.drop_slot(slot).map_err(keeper_error)?;
             }
         }
         for (index, attempt) in attempts.into_iter().enumerate() {
+            let number = self.status.containers[index].slot;
             let State::Running { pid, start_ticks, .. } = self.status.containers[index].state else {
                 for part in slots::PARTS {
-                    self.keeper.drop_slot(slots::of(index, attempt, part)).map_err(keeper_error)?;
+                    self.keeper.drop_slot(slots::of(number, attempt, part)).map_err(keeper_error)?;
                 }
                 continue;
             };
             let pidfd = open_process(pid, start_ticks)?;
-            if let Some(start) = self.keeper_get(slots::of(index, attempt, Part::Start))? {
+            if let Some(start) = self.keeper_get(slots::of(number, attempt, Part::Start))? {
                 // The last supervisor may have died between the record and the release. Once released nobody reads any more: EPIPE.
                 let _ = fd::write(start.as_fd(), b"1");
             }
@@ -109,7 +110,7 @@ impl Pod {
             for (part, stream) in
                 [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)]
             {
-                if let Some(pipe) = self.keeper_get(slots::of(index, attempt, part))? {
+                if let Some(pipe) = self.keeper_get(slots::of(number, attempt, part))? {
                     pumps.push((stream, pipe));
                 }
             }

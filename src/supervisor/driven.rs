@@ -91,7 +91,7 @@ impl Pod {
             }
             return Err((Refusal::AlreadyExists, format!("container {} exists and was started", client.id)));
         }
-        let slot = Container::created(record.clone());
+        let slot = Container::created(record.clone(), &self.status.containers);
         self.change(|pod| pod.status.containers.push(slot))?;
         self.record.containers.push(record);
         self.live.push(None);
@@ -136,11 +136,9 @@ impl Pod {
     /// Forgets a container that does not run, and frees what it has.
     fn take_away(&mut self, id: &str) -> Answer {
         let index = self.index_of(id)?;
-        let attempt = self.status.containers[index].attempt;
+        let instance = self.instance(index, self.status.containers[index].attempt, id, false);
         self.change(|pod| drop(pod.status.containers.remove(index)))?;
-        let cgroup = container::cgroup(&self.record, id);
-        // Until its record is away an instance's place is known by it.
-        self.forget_instance(index, attempt, cgroup);
+        self.free_instance(instance);
         self.record.containers.remove(index);
         self.live.remove(index);
         Ok(())

@@ -7,7 +7,7 @@ use husk_oci::sys::process;
 use tokio::task::JoinHandle;
 
 use super::keeper::Exited;
-use super::pod::{Pod, now, say};
+use super::pod::{Instance, Pod, now, say};
 use super::slots;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
@@ -46,7 +46,8 @@ impl Pod {
     pub(super) async fn container_exited(&mut self, index: usize, exited: Exited) {
         let State::Running { id, started_at, .. } = self.status.containers[index].state.clone() else { return };
         let attempt = self.status.containers[index].attempt;
-        let cgroup = container::cgroup(&self.record, &id);
+        let instance = self.instance(index, attempt, &id, self.record.driven());
+        let cgroup = instance.cgroup.clone();
         // In a shared PID namespace others of the container may live on; they end with it (and with them the writers of its log).
         if let Err(e) = self.driver.kill(&cgroup) {
             say("error", format_args!("kill what is left in {cgroup}: {e}"));
@@ -75,25 +76,38 @@ impl Pod {
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
         self.to_reap.push(exited.pid);
+        self.to_free.push(instance);
         if self.save() {
-            self.forget_instance(index, attempt, cgroup);
+            self.answer_exits();
         }
-        self.answer_exits();
+    }
+
+    /// What an instance had, for [`Pod::free_instance`]. A client's container keeps its files until it is removed.
+    pub(super) fn instance(&self, index: usize, attempt: u32, id: &str, keep_files: bool) -> Instance {
+        let c = &self.status.containers[index];
+        let dir = container::data_dir(&self.roots, &self.record, &c.name, attempt);
+        Instance {
+            slot: c.slot,
+            attempt,
+            cgroup: container::cgroup(&self.record, id),
+            dir: (!keep_files).then_some(dir),
+        }
     }
 
     /// Frees what an instance had: its fds in keeper, its cgroup, its upper directory. In the background where it may take time.
-    pub(super) fn forget_instance(&mut self, index: usize, attempt: u32, cgroup: String) {
+    pub(super) fn free_instance(&mut self, instance: Instance) {
+        let Instance { slot, attempt, cgroup, dir } = instance;
         for part in slots::PARTS {
-            if let Err(e) = self.keeper.drop_slot(slots::of(index, attempt, part)) {
+            if let Err(e) = self.keeper.drop_slot(slots::of(slot, attempt, part)) {
                 say("error", format_args!("drop an fd of keeper: {e}"));
             }
         }
-        let name = &self.record.containers[index].name;
-        let dir = container::data_dir(&self.roots, &self.record, name, attempt);
         let driver = self.driver.clone();
         tokio::task::spawn_local(async move {
             remove_cgroup(&driver, &cgroup).await;
-            remove_dir(&dir).await;
+            if let Some(dir) = dir {
+                remove_dir(&dir).await;
+            }
         });
     }
 

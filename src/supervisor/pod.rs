@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,6 +35,14 @@ const SAVE_RETRY: Duration = Duration::from_millis(250);
 pub(super) struct Live {
     pub(super) pidfd: OwnedFd,
     pub(super) pumps: Vec<JoinHandle<()>>,
+}
+
+/// What one instance of a container has beyond its process.
+pub(super) struct Instance {
+    pub(super) slot: u32,
+    pub(super) attempt: u32,
+    pub(super) cgroup: String,
+    pub(super) dir: Option<PathBuf>,
 }
 
 /// An exec that runs; all of it can be had again from keeper.
@@ -78,6 +87,8 @@ pub struct Pod {
     pub(super) unsaved: bool,
     /// pids whose exit is in the status, to be reaped once that is on disk.
     pub(super) to_reap: Vec<i32>,
+    /// Instances whose end is in the status, to be freed once that is on disk.
+    pub(super) to_free: Vec<Instance>,
     pub(super) waiting_for_end: Vec<Reply>,
     /// Who waits for a container's end, by its id, and whether it shall be removed then.
     pub(super) waiting_for_exit: Vec<Waiting>,
@@ -125,6 +136,7 @@ impl Pod {
             execs: HashMap::new(),
             unsaved: false,
             to_reap: Vec::new(),
+            to_free: Vec::new(),
             waiting_for_end: Vec::new(),
             waiting_for_exit: Vec::new(),
             commands,
@@ -182,6 +194,7 @@ impl Pod {
             if self.over || !self.save() {
                 return Ok(None);
             }
+            self.answer_exits();
             let before = self.status.clone();
             let decision = pod::decide(&self.record, &self.status, now());
             if decision.actions.is_empty() {
@@ -209,6 +222,9 @@ impl Pod {
             if let Err(e) = self.keeper.reap(pid) {
                 say("error", format_args!("reap {pid}: {e}"));
             }
+        }
+        for instance in std::mem::take(&mut self.to_free) {
+            self.free_instance(instance);
         }
         true
     }

@@ -1,6 +1,6 @@
 //! Which fd stands where in keeper.
 
-use crate::state::record::PodRecord;
+use crate::state::record::Status;
 
 /// The control socket's listener.
 pub const CONTROL: u64 = 2;
@@ -23,9 +23,9 @@ pub enum Part {
 /// All parts.
 pub const PARTS: [Part; 4] = [Part::Stdout, Part::Stderr, Part::Start, Part::Terminal];
 
-/// The slot of one part: from bit 40 on the container's position (plus one, so that the slots above stay free), then the part, then the attempt.
-pub fn of(index: usize, attempt: u32, part: Part) -> u64 {
-    ((index as u64 + 1) << 40) | ((part as u64) << 32) | u64::from(attempt)
+/// The slot of one part: from bit 40 on the container's number (plus one, so that the slots above stay free), then the part, then the attempt.
+pub fn of(container: u32, attempt: u32, part: Part) -> u64 {
+    ((u64::from(container) + 1) << 40) | ((part as u64) << 32) | u64::from(attempt)
 }
 
 /// The fds of an exec.
@@ -76,13 +76,15 @@ impl ExecSlot {
     }
 }
 
-/// Is this the slot of a container that the record knows, in the attempt that its status is in?
-pub fn is_current(record: &PodRecord, attempts: &[u32], slot: u64) -> bool {
-    let index = (slot >> 40) as usize;
-    if index == 0 {
-        return slot == husk_pause::proto::SLOT_EXE || slot == CONTROL || STAGING.contains(&slot);
+/// Is this the slot of a container that the status knows, in the attempt that it is in?
+pub fn is_current(status: &Status, slot: u64) -> bool {
+    match slot >> 40 {
+        0 => slot == husk_pause::proto::SLOT_EXE || slot == CONTROL || STAGING.contains(&slot),
+        number => status
+            .containers
+            .iter()
+            .any(|c| u64::from(c.slot) + 1 == number && u64::from(c.attempt) == slot & 0xffff_ffff),
     }
-    index <= record.containers.len() && attempts.get(index - 1).is_some_and(|a| u64::from(*a) == slot & 0xffff_ffff)
 }
 
 #[cfg(test)]
@@ -92,7 +94,7 @@ mod tests {
     #[test]
     fn slots_of_different_parts_and_attempts_differ() {
         let mut seen = std::collections::HashSet::new();
-        for index in [0, 1, 63] {
+        for index in [0, 1, u32::MAX >> 10] {
             for attempt in [0, 1, u32::MAX] {
                 for part in PARTS {
                     assert!(seen.insert(of(index, attempt, part)));
@@ -105,7 +107,7 @@ mod tests {
                 assert_eq!(ExecSlot::read(exec.of(part)), Some((exec, part)));
             }
         }
-        assert_eq!(ExecSlot::read(of(63, u32::MAX, Part::Terminal)), None);
+        assert_eq!(ExecSlot::read(of(u32::MAX >> 10, u32::MAX, Part::Terminal)), None);
         assert!(!seen.contains(&CONTROL) && STAGING.iter().all(|s| !seen.contains(s)));
     }
 }

@@ -81,7 +81,8 @@ impl Pod {
             sandbox: pause.as_fd(),
         };
         let created = container::create(&context, index, attempt)?;
-        let cgroup = container::cgroup(&self.record, &created.id);
+        let instance = self.instance(index, attempt, &created.id, false);
+        let cgroup = instance.cgroup.clone();
         let done = self.start_created(index, attempt, created).await;
         if done.is_err() {
             if let Err(e) = self.driver.kill(&cgroup) {
@@ -90,7 +91,7 @@ impl Pod {
             if let Some(live) = self.live[index].take() {
                 drain(live.pumps).await;
             }
-            self.forget_instance(index, attempt, cgroup);
+            self.free_instance(instance);
         }
         done.map_err(|e| match e {
             Error::Container { .. } => e,
@@ -105,7 +106,8 @@ impl Pod {
         created: container::Created,
     ) -> Result<(), Error> {
         let container::Created { id, mut process, output, start } = created;
-        let slot = |part| slots::of(index, attempt, part);
+        let number = self.status.containers[index].slot;
+        let slot = |part| slots::of(number, attempt, part);
         let mut kept: Vec<(u64, BorrowedFd<'_>)> = vec![(slot(Part::Start), start.as_fd())];
         if let Some([out, err]) = &output {
             kept.extend([(slot(Part::Stdout), out.as_fd()), (slot(Part::Stderr), err.as_fd())]);

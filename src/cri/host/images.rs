@@ -140,7 +140,7 @@ fn message(image: image::Image, pinned: &BTreeSet<String>) -> Image {
 }
 
 /// What is below a directory, and in it; nothing when it is not there. What goes away meanwhile is not counted.
-fn usage(directory: &Path) -> Result<FilesystemUsage, Status> {
+pub(super) fn usage(directory: &Path) -> Result<FilesystemUsage, Status> {
     let fail = |path: &Path, e: &std::io::Error| {
         Status::internal(format!("read {}: {}", path.display(), husk_oci::errno::io_text(e)))
     };

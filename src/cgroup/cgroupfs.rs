@@ -67,7 +67,15 @@ impl Cgroupfs {
             inherit_cpuset(&h.mount, path)?;
         }
         for controller in &h.controllers {
-            write_all(&dir, &limits.v1_files(controller))?;
+            let mut files = limits.v1_files(controller);
+            match write_all(&dir, &files) {
+                // Memory may never be above memory and swap together: a limit that is raised goes the other way round.
+                Err(e) if controller == "memory" && e.errno() == Some(Errno::EINVAL) => {
+                    files.reverse();
+                    write_all(&dir, &files)?;
+                }
+                other => other?,
+            }
         }
         Ok(())
     }

@@ -84,9 +84,7 @@ fn the_runtime_answers_as_the_page_says() {
     run(&Host::empty(), "runtime");
 }
 
-/// Waits for the pod and container RPCs of the host's service: with them it runs as it is, and this attribute goes.
 #[test]
-#[ignore = "the host's service has no pod RPCs yet"]
 fn the_pod_lives_as_the_page_says() {
     let host = Host::empty();
     quickstart_image(&host);

@@ -20,16 +20,12 @@ fn drive(program: &str, file: &str) {
     host.assert_untouched();
 }
 
-/// Waits for the pod and container RPCs of the host's service.
 #[test]
-#[ignore = "the host's service has no pod RPCs yet"]
 fn the_shell_drives_a_pod() {
     drive("bash", "quickstart.sh");
 }
 
-/// Waits for the pod and container RPCs of the host's service.
 #[test]
-#[ignore = "the host's service has no pod RPCs yet"]
 fn python_drives_a_pod() {
     drive("python3", "quickstart.py");
 }

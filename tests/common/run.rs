@@ -89,6 +89,11 @@ impl Job {
         self
     }
 
+    /// The program itself, for what there is no method for.
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+
     /// Starts it.
     pub fn start(mut self) -> Running {
         self.command.stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });

@@ -1,0 +1,99 @@
+//! SIGKILL before every system call that changes something, and a look from outside at what became of the pod.
+//!
+//!     scripts/test fault                                  a sample of all points, chosen by a seed
+//!     cargo test --test fault -- --points all             every point
+//!     cargo test --test fault -- --only run:supervisor:17 one point, with the calls around it
+//!
+//! * [`calls`] says which calls change something, as a seccomp program that stops a process before each of them.
+//! * [`tracer`] answers for each process that stands still, counts, and kills one of them before the n-th.
+//! * [`play`] is one run of a scenario, and what can be checked of any pod from outside.
+//! * [`scenarios`] says what is done meanwhile, and what must be true afterwards.
+//!
+//! A counting run of each scenario finds its points: a victim, whose calls tell the time, and which of them. Each point is then one run of its own.
+//! Runs are not the same to the last call, so a few points are not met; those do not count as kill points, but are checked all the same.
+
+mod calls;
+#[path = "../common/mod.rs"]
+mod common;
+mod play;
+mod scenarios;
+mod sweep;
+mod sys;
+mod tracer;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use sweep::{Point, Sweep};
+use tracer::Pair;
+
+/// Kill points that a run without arguments takes.
+const SAMPLE: usize = 2000;
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// Chooses the sample
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Size of the sample, or all
+    #[arg(long, value_name = "N|all")]
+    points: Option<Points>,
+    /// Only this scenario
+    #[arg(long, alias = "name")]
+    scenario: Option<String>,
+    /// Only this victim, or VICTIM@CLOCK
+    #[arg(long)]
+    actor: Option<Pair>,
+    /// One point: SCENARIO:ACTOR:N
+    #[arg(long)]
+    only: Option<Point>,
+    /// Runs at a time
+    #[arg(long, default_value_t = 4)]
+    jobs: usize,
+    /// Print every point
+    #[arg(long, short)]
+    verbose: bool,
+    /// Names of scenarios, in whole or in part
+    filter: Vec<String>,
+    /// For cargo test: nothing is captured here
+    #[arg(long, hide = true)]
+    nocapture: bool,
+}
+
+/// A number of points, or `all`.
+#[derive(Clone, Debug)]
+struct Points(usize);
+
+impl std::str::FromStr for Points {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Points, Self::Err> {
+        if text == "all" { Ok(Points(usize::MAX)) } else { text.parse().map(Points) }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    sweep::keep_panics();
+    let sweep = Sweep {
+        seed: args.seed,
+        points: args.points.map_or(SAMPLE, |points| points.0),
+        pair: args.actor,
+        jobs: args.jobs.max(1),
+        verbose: args.verbose,
+    };
+    if let Some(point) = args.only {
+        return sweep.only(&point);
+    }
+    let wanted = |name: &str| {
+        args.scenario.as_deref().is_none_or(|scenario| scenario == name)
+            && (args.filter.is_empty() || args.filter.iter().any(|part| name.contains(part.as_str())))
+    };
+    let chosen: Vec<_> = scenarios::SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
+    if chosen.is_empty() {
+        eprintln!("no scenario of that name");
+        return ExitCode::SUCCESS;
+    }
+    sweep.run(&chosen)
+}

@@ -11,7 +11,7 @@
 //! 4. chroot into `/empty`, so that `/proc/<pid>/root` of the holder shows nothing.
 //! 5. ids, capabilities, no_new_privs; then the parent death signal, which a change of credentials would clear.
 //! 6. A handshake: had the parent died before step 5 the signal would never come; but then the caller, whose own parent death signal
-//!    is the same, is dead, too, and the handshake ends the child.
+//!    is the same, is dead, too, and the handshake ends the child (which closed all fds of the caller's before step 1).
 //! 7. `execveat` of the image.
 
 use std::convert::Infallible;
@@ -20,6 +20,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::errno::Sys;
+use crate::plan::fds::gaps;
 use crate::sys::process::{self, ns};
 use crate::sys::{Errno, cred, fd, mount, net, path};
 
@@ -221,7 +222,14 @@ pub fn start(sandbox: &Sandbox<'_>) -> Result<Launching, Error> {
     let env = process::Strings::new(Vec::new());
     let born = sandbox.namespaces & ns::PID | ns::MOUNT | if sandbox.user.is_some() { ns::USER } else { 0 };
     let args = process::CloneArgs { namespaces: born, sibling: sandbox.sibling, into_cgroup: None };
+    let others = gaps(&[child.as_fd(), sandbox.image]);
     let made = process::spawn(&args, || {
+        // Of the caller's fds above all its end of the report: as long as we held that ourselves, its death were no end of file to us.
+        for (first, last) in &others {
+            if fd::close_range(*first, *last).is_err() {
+                process::exit(1);
+            }
+        }
         let (step, item, errno) = match set_up(sandbox, &data, &score, child.as_fd(), &argv, &env) {
             Err(at) => at,
             Ok(never) => match never {},

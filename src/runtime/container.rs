@@ -187,6 +187,9 @@ fn c_string(p: &Path) -> Result<CString, Error> {
 /// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
 fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
     let (upper, work) = (dir.join("upper"), dir.join("work"));
+    // A supervisor that was killed while it made this instance has left them. Nothing has run in there, and the kernel refuses a second
+    // volatile mount of them.
+    crate::volume::remove_tree(dir).map_err(host)?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -209,6 +209,16 @@ impl Store {
         writer.settle(result)
     }
 
+    /// Removes what a killed process left of a load or a removal. Every change of the store does this, too. Blocks while another process
+    /// changes the store.
+    ///
+    /// # Errors
+    /// `Store` or `Io`.
+    pub fn tidy(&self) -> Result<(), Error> {
+        // Nothing is made where there is no store.
+        if !self.dir.exists() { Ok(()) } else { self.writer().map(drop) }
+    }
+
     /// Keeps images from being removed: take it before [`resolve`](Store::resolve), drop it when what was resolved is on record. Blocks while
     /// another process changes the store. `None` when there is no store yet, so nothing to keep.
     ///

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Error, container, driven};
 use crate::cgroup::CgroupDriver;
+use crate::image::Store;
 use crate::state::record::PodRecord;
 use crate::state::{Listed, Lock, LockMode, Roots};
 use crate::volume::remove_tree;
@@ -22,7 +23,7 @@ pub fn runtime_cgroup(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Er
         let deadline = Instant::now() + PATIENCE;
         result = loop {
             match driver.try_remove(&path) {
-                Ok(true) => break driver.remove_empty_parents(&path),
+                Ok(true) => break parents(roots, driver).and_then(|()| driver.remove_empty_parents(&path)),
                 Ok(false) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(500)),
                 // Somebody else's process is in it; it goes with a later pod, or with gc.
                 Ok(false) => break Ok(()),
@@ -31,6 +32,13 @@ pub fn runtime_cgroup(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Er
         };
     })?;
     result.map_err(|e| Error::Host { what: e.to_string() })
+}
+
+/// The cgroups above those of pods, by class. They go with the last pod of each; this is for a supervisor that was killed in between.
+fn parents(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), crate::cgroup::Error> {
+    let parent = roots.cgroup_parent();
+    let below = ["pods", "pods/burstable", "pods/besteffort"].map(|class| format!("{parent}/{class}/any"));
+    below.iter().try_for_each(|path| driver.remove_empty_parents(path))
 }
 
 /// What a collection did.
@@ -154,7 +162,7 @@ pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, id: &str) -> Result<boo
 }
 
 /// Removes everything that belongs to no living and no finished pod: pods whose keeper died, half-made and half-removed ones, data of
-/// pods whose records a reboot took away. Touches nothing that somebody else made.
+/// pods whose records a reboot took away, and what the image store had not finished. Touches nothing that somebody else made.
 ///
 /// # Errors
 /// The lists cannot be read. What could not be removed is in the report.
@@ -195,6 +203,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     orphans(roots, &known, &mut report)?;
     if let Err(e) = roots.sweep() {
         report.failed.push(e.into());
+    }
+    if let Err(e) = Store::open(&roots.root).and_then(|store| store.tidy()) {
+        report.failed.push(Error::Host { what: e.to_string() });
     }
     if let Err(e) = runtime_cgroup(roots, driver) {
         report.failed.push(e);

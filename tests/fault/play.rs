@@ -58,7 +58,8 @@ impl<'h> Play<'h> {
         Play {
             host,
             name: format!("fault-{number}"),
-            uid: format!("0fa17000-0000-4000-8000-{number:012}"),
+            // Not to be found again by a run that comes after one that was killed itself.
+            uid: format!("0fa17000-{:08x}-4000-{number:08}", std::process::id()),
             witness,
             tracer: RefCell::new(Some(Tracer::new(trigger))),
             violations: RefCell::default(),

@@ -112,7 +112,10 @@ impl Theatre {
         } else if let Err(panic) = caught(|| drop(host)) {
             violations.push(panic);
         }
-        tracer.finish();
+        let stayed = tracer.finish();
+        if !stayed.is_empty() {
+            violations.push(format!("had to be killed at the end: {stayed:?}"));
+        }
         Ending { killed, violations, census, trace }
     }
 }

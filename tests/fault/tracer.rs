@@ -99,8 +99,6 @@ pub struct Killed {
     pub victim: Actor,
     /// Before which call of the clock.
     pub before: String,
-    /// When.
-    pub when: Instant,
 }
 
 /// How many calls each actor made while others lived: what a counting run finds.
@@ -133,6 +131,8 @@ struct Stage {
     trace: Option<Vec<String>>,
     /// From its thread to whose process a call is.
     groups: HashMap<i32, i32>,
+    /// When each process had been started, so that a number that is used again is not taken for it.
+    since: HashMap<i32, Option<u64>>,
     /// What each process is; `None` for one that is none of the actors.
     parts: HashMap<i32, Option<Actor>>,
     /// Those that were about to execute a program when they were seen last: to be looked at anew.
@@ -158,6 +158,9 @@ struct Shared {
 /// How long a process may take to die by SIGKILL before the others go on. pause may take longer: it waits for its whole PID namespace, and
 /// that for keeper.
 const DYING: Duration = Duration::from_millis(30);
+
+/// How long everybody may take to be gone at the end of a play.
+const LEAVING: Duration = Duration::from_secs(5);
 
 impl Tracer {
     /// Counts when there is no trigger.
@@ -256,13 +259,33 @@ impl Tracer {
         }
     }
 
-    /// Waits for the end of all that was watched. Whoever lived on without us would get ENOSYS.
-    pub fn finish(mut self) {
+    /// Waits for the end of all that was watched, which whoever lived on without us would see as ENOSYS. Those that had to be killed for it.
+    pub fn finish(mut self) -> Vec<String> {
         self.disarm();
         self.release();
+        let deadline = Instant::now() + LEAVING;
+        let mut killed = Vec::new();
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() > deadline {
+                let seen = self.shared.lock().since.clone();
+                let same = |pid: &i32, since: Option<u64>| since.is_some() && husk::state::start_ticks(*pid) == since;
+                for pid in seen.into_iter().filter(|(pid, since)| same(pid, *since)).map(|(pid, _)| pid) {
+                    if !crate::common::outside::alive(pid) {
+                        continue;
+                    }
+                    killed.push(format!("{pid} {}", crate::common::outside::cmdline(pid).join(" ")));
+                    // It may have gone meanwhile.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         for thread in self.threads.drain(..) {
             thread.join().expect("the thread of a listener does not panic");
         }
+        killed.sort();
+        killed.dedup();
+        killed
     }
 }
 
@@ -326,7 +349,13 @@ impl Stage {
     }
 
     fn group(&mut self, tid: i32) -> i32 {
-        *self.groups.entry(tid).or_insert_with(|| status(tid).map_or(tid, |status| status.group))
+        if let Some(group) = self.groups.get(&tid) {
+            return *group;
+        }
+        let group = status(tid).map_or(tid, |status| status.group);
+        self.groups.insert(tid, group);
+        self.since.insert(group, husk::state::start_ticks(group));
+        group
     }
 
     fn actor(&mut self, tid: i32) -> Option<Actor> {
@@ -394,11 +423,7 @@ impl Stage {
         let Some(pid) = pid else { return };
         let process = sys::pidfd(pid);
         if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
-            self.killed = Some(Killed {
-                victim,
-                before: format!("{} {}", calls::name(call.number), describe(call)),
-                when: Instant::now(),
-            });
+            self.killed = Some(Killed { victim, before: format!("{} {}", calls::name(call.number), describe(call)) });
             if let Ok(process) = process {
                 sys::dies(&process, DYING);
             }

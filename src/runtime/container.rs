@@ -168,6 +168,11 @@ impl Pipes {
         let null = std::fs::File::open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?;
         let pipe = || -> Result<_, Error> {
             let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
+            // Whoever writes can read, too, so that the pipe is never broken: when keeper is killed its fds are closed before the kernel
+            // kills the pod, and no container shall see SIGPIPE in between.
+            let both = CString::new(format!("/proc/self/fd/{}", write.as_raw_fd())).map_err(host)?;
+            let write = path::openat(nix::fcntl::AT_FDCWD, &both, libc::O_RDWR, 0)
+                .map_err(|e| Error::sys("open a log pipe", e))?;
             fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
             if uid != 0 {
                 path::fchown(write.as_fd(), uid, u32::MAX).map_err(|e| Error::sys("give a log pipe to the user", e))?;

@@ -21,9 +21,10 @@ mod sweep;
 mod sys;
 mod tracer;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use nix::unistd::Pid;
 
 use sweep::{Point, Sweep};
 use tracer::Pair;
@@ -73,8 +74,33 @@ impl std::str::FromStr for Points {
     }
 }
 
+/// Set for the harness proper, which runs below a process that reaps.
+const BELOW: &str = "HUSK_FAULT_BELOW_A_REAPER";
+
+/// Runs this program again below us, and reaps all that its plays orphan: pause is gone only when every zombie of its PID namespace is, and that
+/// shall not hang on how busy the host's init is. The exit code of the harness.
+fn reap() -> nix::Result<ExitCode> {
+    use nix::sys::wait::{WaitStatus, wait};
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let myself = std::env::current_exe().expect("the path of this program");
+    let harness = Command::new(myself).args(std::env::args_os().skip(1)).env(BELOW, "1").spawn();
+    let harness = Pid::from_raw(i32::try_from(harness.expect("start this program").id()).expect("a pid is positive"));
+    loop {
+        match wait()? {
+            WaitStatus::Exited(pid, code) if pid == harness => {
+                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+            }
+            WaitStatus::Signaled(pid, ..) if pid == harness => return Ok(ExitCode::FAILURE),
+            _ => {}
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    if std::env::var_os(BELOW).is_none() {
+        return reap().expect("set up a reaper");
+    }
     sweep::keep_panics();
     let sweep = Sweep {
         seed: args.seed,

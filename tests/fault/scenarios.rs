@@ -326,6 +326,8 @@ fn delete_force(play: &Play<'_>) {
             play.lives(&[first("a"), first("b")]);
         }
         play.must(&["delete", &play.name, "--force", "--ignore-not-found"]);
+        // The first one's wish may have been done but for keeper's last step when the second one found nothing.
+        play.ends();
     } else {
         play.check(said.code == Some(0), || format!("husk delete: {said}"));
     }

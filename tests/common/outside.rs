@@ -123,13 +123,15 @@ fn unborn(pid: i32, own: i32) -> bool {
 }
 
 fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
+    // What names the directory names something in it; without the slash that of the first test would be found in that of the tenth.
+    let inside = format!("{dir}/");
     let proc = PathBuf::from(format!("/proc/{pid}"));
     if let Some(('Z', above)) = stat(pid) {
         // A zombie has no directories left, but still its cgroup. One that waits for the host's init is nobody else's affair.
         return above != 1 && in_cgroup(pid, parent);
     }
     in_cgroup(pid, parent)
-        || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, dir)))
+        || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, &inside)))
         || ["cwd", "root", "exe"]
             .iter()
             .any(|name| fs::read_link(proc.join(name)).is_ok_and(|path| path.starts_with(dir)))
@@ -256,9 +258,9 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
 }
 
 fn mounts(dir: &Path) -> BTreeSet<String> {
-    let text = dir.to_str().expect("temp paths are UTF-8");
+    let inside = format!("{}/", dir.to_str().expect("temp paths are UTF-8"));
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
-    table.lines().filter(|line| line.contains(text) || line.contains(" nsfs ")).map(str::to_owned).collect()
+    table.lines().filter(|line| line.contains(&inside) || line.contains(" nsfs ")).map(str::to_owned).collect()
 }
 
 /// Everything below the two roots, but for images and for the empty frame that any call of husk makes.

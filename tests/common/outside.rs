@@ -131,7 +131,9 @@ fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
         return above != 1 && in_cgroup(pid, parent);
     }
     in_cgroup(pid, parent)
-        || ["cmdline", "environ"].iter().any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, &inside)))
+        || ["cmdline", "environ"]
+            .iter()
+            .any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, &inside)))
         || ["cwd", "root", "exe"]
             .iter()
             .any(|name| fs::read_link(proc.join(name)).is_ok_and(|path| path.starts_with(dir)))

@@ -8,6 +8,7 @@
 //! * [`tracer`] answers for each process that stands still, counts, and kills one of them before the n-th.
 //! * [`play`] is one run of a scenario, and what can be checked of any pod from outside.
 //! * [`scenarios`] says what is done meanwhile, and what must be true afterwards.
+//! * [`unwatched`] has what is done while a pod has no supervisor at all.
 //!
 //! A counting run of each scenario finds its points: a victim, whose calls tell the time, and which of them. Each point is then one run of its own.
 //! Runs are not the same to the last call, so a few points are not met; those do not count as kill points, but are checked all the same.
@@ -20,6 +21,7 @@ mod scenarios;
 mod sweep;
 mod sys;
 mod tracer;
+mod unwatched;
 
 use std::process::{Command, ExitCode};
 
@@ -116,7 +118,8 @@ fn main() -> ExitCode {
         args.scenario.as_deref().is_none_or(|scenario| scenario == name)
             && (args.filter.is_empty() || args.filter.iter().any(|part| name.contains(part.as_str())))
     };
-    let chosen: Vec<_> = scenarios::SCENARIOS.iter().filter(|scenario| wanted(scenario.name)).collect();
+    let chosen: Vec<_> =
+        scenarios::SCENARIOS.iter().chain(unwatched::UNWATCHED).filter(|scenario| wanted(scenario.name)).collect();
     if chosen.is_empty() {
         eprintln!("no scenario of that name");
         return ExitCode::SUCCESS;

@@ -133,12 +133,13 @@ fn refused_or_recorded(play: &Play<'_>, said: &Output) {
     }
 }
 
-/// Waits for a file in `/w`.
-fn await_file(name: &str) -> String {
+/// Shell: waits for a file in `/w`.
+pub fn await_file(name: &str) -> String {
     format!("while [ ! -e /w/{name} ]; do usleep 1000; done; ")
 }
 
-fn tell(play: &Play<'_>, name: &str) {
+/// Makes a file in `/w`.
+pub fn tell(play: &Play<'_>, name: &str) {
     fs::write(play.witness.join(name), b"").expect("write a file of ours");
 }
 

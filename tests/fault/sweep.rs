@@ -185,7 +185,8 @@ impl Sweep {
                     told.push(format!("{pair} {}", points.len()));
                 }
             }
-            println!("fault: {}: {}", scenario.name, told.join(", "));
+            let told = if told.is_empty() { "played".to_owned() } else { told.join(", ") };
+            println!("fault: {}: {told}", scenario.name);
         }
         drop(theatre);
         let of = possible.len();

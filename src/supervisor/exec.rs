@@ -180,8 +180,9 @@ impl Pod {
         }
     }
 
-    /// From the clone to the `execve`: keeper holds the client's connection and the start pipe before the process is released, so that a
-    /// successor can release it again and answer.
+    /// From the clone to the `execve`: keeper holds the start pipe and the client's connection before the process is released, so that a
+    /// successor can release it again and answer. The connection is the last thing that keeper gets: without it the client is not answered
+    /// and asks the successor again, which is right as long as nothing was released.
     async fn release(
         &mut self,
         process: &mut spawn::Starting,
@@ -191,27 +192,27 @@ impl Pod {
     ) -> Result<OwnedFd, (i32, String)> {
         let ours = |message: String| (OURS, message);
         let of_keeper = |e: super::keeper::Error| ours(format!("keeper: {e}"));
-        let connection = slot.of(ExecPart::Connection);
-        let kept = [(connection, client.connection.as_fd()), (slot.of(ExecPart::Start), start.as_fd())];
-        match self.keeper.put_many(&kept) {
-            // KERNEL(limits): so many at a time that keeper cannot hold them all; this one's client would learn of a supervisor's death.
-            Err(super::keeper::Error::Refused { errno: nix::errno::Errno::ENOSPC, .. }) => {
-                say("warn", "keeper is full; an exec would be lost to its client with this supervisor, continuing");
-            }
-            other => other.map_err(of_keeper)?,
-        }
         let mut terminal = None;
         loop {
             match event(process).await.map_err(|e| ours(e.to_string()))? {
                 Event::Warning(text) => say("warn", text),
-                Event::Terminal(master) => {
-                    self.keeper.put(slot.of(ExecPart::Terminal), master.as_fd()).map_err(of_keeper)?;
-                    terminal = Some(master);
-                }
+                Event::Terminal(master) => terminal = Some(master),
                 Event::Created => break,
                 Event::Executed => return Err(ours("its process died while it was created".into())),
                 Event::Failed(e) => return Err((exit_code(&e), e.to_string())),
             }
+        }
+        let mut kept = vec![(slot.of(ExecPart::Start), start.as_fd())];
+        kept.extend(terminal.as_ref().map(|master| (slot.of(ExecPart::Terminal), master.as_fd())));
+        kept.push((slot.of(ExecPart::Connection), client.connection.as_fd()));
+        match self.keeper.put_many(&kept) {
+            // KERNEL(limits): so many at a time that keeper cannot hold them all; this one's client would learn of a supervisor's death.
+            Err(super::keeper::Error::Refused { errno: nix::errno::Errno::ENOSPC, .. }) => {
+                say("warn", "keeper is full; an exec would be lost to its client with this supervisor, continuing");
+                // One without the others would tell a successor something that is not so.
+                self.forget_exec(slot);
+            }
+            other => other.map_err(of_keeper)?,
         }
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
         fd::write(start.as_fd(), b"1").map_err(|e| ours(format!("release the process: {}", Sys(e))))?;

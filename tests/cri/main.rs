@@ -6,5 +6,6 @@ mod common;
 mod dialogue;
 mod examples;
 mod limits;
+mod lives;
 mod single;
 mod talk;

@@ -397,6 +397,22 @@ impl Keeper {
                     }
                 }
             }
+            Some(Kind::Signal) if key != 0 && a > 0 && came >= 0 && !packet.fds_lost => {
+                if self.slots.find(key).is_none() {
+                    // The slot first: a signal that was sent must never be forgotten.
+                    match self.slots.put(key, came) {
+                        Ok(_) => {
+                            reply.a = -sys::pidfd_send_signal(came, a as usize);
+                            if reply.a == 0 {
+                                came = -1;
+                            } else {
+                                self.slots.take(key);
+                            }
+                        }
+                        Err(errno) => reply.a = errno,
+                    }
+                }
+            }
             _ if came >= 0 || packet.fds_lost => reply.a = EINVAL,
             Some(Kind::Hello) => {
                 reply.key = proto::VERSION;

@@ -8,12 +8,16 @@
 //! | supervisor | `Drop`   | slot        |       |        |     | `Done`, a = 0 or `ENOENT`                                    |
 //! | supervisor | `List`   | lowest slot |       |        |     | `Item`, key = next used slot >= key, or `Done`, a = `ENOENT` |
 //! | supervisor | `Reap`   |             | pid   |        |     | `Done`, key = pid, a = 0, `EAGAIN` (it lives) or `ECHILD`    |
+//! | supervisor | `Signal` | slot        | signo |        | yes | `Done`, a = 0 or errno                                       |
 //! | supervisor | `Quit`   |             |       |        |     | none: keeper exits 0, and with it the pod                    |
 //! | keeper     | `Exited` | `si_code`   | pid   | status |     | `Reap`, once the record is synced                            |
 //!
 //! Requests are answered in order; an answer repeats the slot. Slots are numbered from 1. `Put` replaces.
 //! `Exited` comes unasked, one at a time: the next zombie is announced after the last one was reaped, and the current one is
 //! announced again to a supervisor that was started again. Every dead child of keeper is announced, orphans of the pod included.
+//!
+//! `Signal` comes with a pidfd, sends the signal and keeps the pidfd in the slot. When the slot is used it does nothing but answer 0: whoever asks
+//! again, not knowing whether its predecessor has asked, does not send the signal twice.
 //!
 //! Anything else (a short or long packet, an unknown kind, slot 0, a pid below 1 or the supervisor's own, an fd where none belongs,
 //! more than one fd, `Drop` of [`SLOT_EXE`]) is answered with `Done`, a = `EINVAL`; every fd that came is closed.
@@ -60,6 +64,8 @@ pub enum Kind {
     Reap = 6,
     /// The pod is over.
     Quit = 7,
+    /// Send signal `a` to the process of this pidfd, unless that was done under `key` before.
+    Signal = 8,
     /// The answer to everything that returns no fd; `a` is an errno or 0.
     Done = 32,
     /// The answer to [`Kind::Get`].
@@ -133,6 +139,7 @@ impl Kind {
             5 => Kind::List,
             6 => Kind::Reap,
             7 => Kind::Quit,
+            8 => Kind::Signal,
             32 => Kind::Done,
             33 => Kind::Fd,
             34 => Kind::Item,
@@ -154,7 +161,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_decoded_to_itself_and_nothing_else_is() {
-        let known: [u32; 11] = [1, 2, 3, 4, 5, 6, 7, 32, 33, 34, 35];
+        let known: [u32; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 32, 33, 34, 35];
         for n in 0..1000 {
             assert_eq!(Kind::from_u32(n).map(|k| k as u32), known.contains(&n).then_some(n));
         }

@@ -218,6 +218,12 @@ pub fn kill(pid: i32, signal: usize) {
     unsafe { syscall2(nr::KILL, pid as usize, signal) };
 }
 
+/// pidfd_send_signal(2); 0 or negative errno.
+pub fn pidfd_send_signal(pidfd: i32, signal: usize) -> i32 {
+    // SAFETY: no memory: without a siginfo the kernel makes that of kill(2).
+    unsafe { syscall4(nr::PIDFD_SEND_SIGNAL, pidfd as usize, signal, 0, 0) as i32 }
+}
+
 /// fork: the child runs on a copy of this memory.
 pub fn fork() -> i32 {
     // SAFETY: no CLONE_VM, so that the child has memory and stack of its own; no pointer is passed.

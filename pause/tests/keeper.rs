@@ -444,6 +444,50 @@ fn a_stuck_supervisor_is_replaced_when_it_dies() {
 }
 
 #[test]
+fn a_signal_is_sent_once_however_often_and_by_whom_it_is_asked_for() {
+    let pod = Pod::start();
+    let s = pod.supervisor();
+    let pid = s.order(Order::Living, 0);
+    let pidfd = process::pidfd_open(pid).unwrap();
+    let state = || status(pid, "State").chars().next().unwrap();
+    let stop = |s: &Supervisor, key: u64| {
+        let (answer, _) = s.ask(Msg { a: libc::SIGSTOP, ..Msg::new(Kind::Signal, key) }, &[pidfd.as_fd()]);
+        assert_eq!((answer.kind, answer.key), (Kind::Done as u32, key));
+        answer.a
+    };
+    let go_on = || {
+        process::pidfd_send_signal(pidfd.as_fd(), libc::SIGCONT).unwrap();
+        eventually("it goes on", || state() != 'T');
+    };
+    assert_eq!(stop(&s, 9), 0);
+    eventually("it is stopped", || state() == 'T');
+    go_on();
+    assert_eq!(stop(&s, 9), 0);
+    s.kill();
+    let s = pod.supervisor();
+    assert_eq!(stop(&s, 9), 0);
+    assert_ne!(state(), 'T', "stopped for the second time");
+    assert_eq!(stop(&s, 10), 0);
+    eventually("it is stopped under another number", || state() == 'T');
+    go_on();
+    assert_eq!(s.done(Kind::Drop, 9, &[]), 0);
+    assert_eq!(stop(&s, 9), 0);
+    eventually("it is stopped again once that was forgotten", || state() == 'T');
+}
+
+#[test]
+fn a_signal_that_cannot_be_sent_is_not_remembered() {
+    let pod = Pod::start();
+    let s = pod.supervisor();
+    let idle = pod.open_fds();
+    assert_eq!(s.done(Kind::Signal, 9, &[]), libc::EINVAL);
+    let (answer, _) = s.ask(Msg { a: libc::SIGTERM, ..Msg::new(Kind::Signal, 9) }, &[some_fd().as_fd()]);
+    assert_eq!(answer.a, libc::EBADF);
+    assert_eq!(s.done(Kind::Get, 9, &[]), libc::ENOENT);
+    assert_eq!(pod.open_fds(), idle);
+}
+
+#[test]
 fn zombies_are_told_one_at_a_time_and_kept_until_reaped() {
     let pod = Pod::start();
     let s = pod.supervisor();

@@ -95,7 +95,7 @@ impl Pod {
         }
         for (index, attempt) in attempts.into_iter().enumerate() {
             let number = self.status.containers[index].slot;
-            let State::Running { pid, start_ticks, .. } = self.status.containers[index].state else {
+            let State::Running { pid, start_ticks, stopping, .. } = self.status.containers[index].state else {
                 for part in slots::PARTS {
                     self.keeper.drop_slot(slots::of(number, attempt, part)).map_err(keeper_error)?;
                 }
@@ -116,6 +116,10 @@ impl Pod {
             }
             let pumps = self.pumps(index, attempt, pumps)?;
             self.live[index] = Some(Live { pidfd, pumps });
+            if stopping {
+                // The last supervisor may have died between the record and the signal.
+                self.send_stop_signal(index);
+            }
         }
         say("info", "took over from a supervisor that died");
         Ok(())

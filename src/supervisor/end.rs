@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use husk_oci::sys::process;
+use nix::errno::Errno;
 use tokio::task::JoinHandle;
 
 use super::keeper::Exited;
 use super::pod::{Instance, Pod, now, say};
-use super::slots;
+use super::slots::{self, Part};
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
 use crate::pod;
@@ -116,23 +117,34 @@ impl Pod {
         for index in &indices {
             pod::apply_stopping(&mut self.status.containers[*index]);
         }
-        // On disk first: a signal that was sent is never sent again by a successor.
+        // On disk first: a successor asks again for what it finds there, and keeper sends no signal twice.
         self.unsaved = true;
         if !self.save() {
             say("warn", "stopping without a record of it, continuing");
         }
         for index in indices {
-            if let Some(live) = &self.live[index]
-                && let Err(e) =
-                    process::pidfd_send_signal(live.pidfd.as_fd(), self.record.containers[index].stop_signal)
-                && e != nix::errno::Errno::ESRCH
-            {
-                say(
-                    "error",
-                    format_args!("stop container {}: {}", self.record.containers[index].name, husk_oci::errno::Sys(e)),
-                );
-            }
+            self.send_stop_signal(index);
         }
+    }
+
+    /// Has a container's stop signal sent, if it was not sent before.
+    pub(super) fn send_stop_signal(&mut self, index: usize) {
+        let Some(live) = &self.live[index] else { return };
+        let (number, attempt) = (self.status.containers[index].slot, self.status.containers[index].attempt);
+        let signal = self.record.containers[index].stop_signal;
+        let failed =
+            match self.keeper.signal_once(slots::of(number, attempt, Part::Stopped), live.pidfd.as_fd(), signal) {
+                Ok(()) | Err(super::keeper::Error::Refused { errno: Errno::ESRCH, .. }) => return,
+                // KERNEL(limits): keeper has no room to remember it; a successor of ours might send it again.
+                Err(super::keeper::Error::Refused { errno: Errno::ENOSPC, .. }) => {
+                    match process::pidfd_send_signal(live.pidfd.as_fd(), signal) {
+                        Ok(()) | Err(Errno::ESRCH) => return,
+                        Err(e) => husk_oci::errno::Sys(e).to_string(),
+                    }
+                }
+                Err(e) => e.to_string(),
+            };
+        say("error", format_args!("stop container {}: {failed}", self.record.containers[index].name));
     }
 
     pub(super) fn kill(&mut self, index: usize) {

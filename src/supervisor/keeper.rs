@@ -179,6 +179,16 @@ impl Keeper {
         }
     }
 
+    /// Sends a signal, unless that was done under this slot before, by us or by a predecessor. keeper holds the pidfd there until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the kernel's errno (ESRCH: it is dead), or with ENOSPC when keeper is full.
+    pub fn signal_once(&mut self, slot: u64, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+        self.send(Msg { a: signal, ..Msg::new(Kind::Signal, slot) }, &[pidfd])?;
+        let answer = self.answer(Kind::Signal)?;
+        finished(Kind::Signal, answer).map(drop)
+    }
+
     /// A copy of the fd in a slot (CLOEXEC), `None` when it is empty.
     ///
     /// # Errors

@@ -18,10 +18,12 @@ pub enum Part {
     Start,
     /// Master of its terminal.
     Terminal,
+    /// Its pidfd, once its stop signal was sent.
+    Stopped,
 }
 
 /// All parts.
-pub const PARTS: [Part; 4] = [Part::Stdout, Part::Stderr, Part::Start, Part::Terminal];
+pub const PARTS: [Part; 5] = [Part::Stdout, Part::Stderr, Part::Start, Part::Terminal, Part::Stopped];
 
 /// The slot of one part: from bit 40 on the container's number (plus one, so that the slots above stay free), then the part, then the attempt.
 pub fn of(container: u32, attempt: u32, part: Part) -> u64 {

@@ -36,6 +36,7 @@ pub mod nr {
     pub const MADVISE: usize = 233;
     pub const WAIT4: usize = 260;
     pub const EXECVEAT: usize = 281;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const CLOSE_RANGE: usize = 436;
 }
 

@@ -36,6 +36,7 @@ pub mod nr {
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
     pub const EXECVEAT: usize = 322;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const CLOSE_RANGE: usize = 436;
 }
 

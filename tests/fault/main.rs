@@ -32,15 +32,15 @@ use sweep::{Point, Sweep};
 use tracer::Pair;
 
 /// Kill points that a run without arguments takes.
-const SAMPLE: usize = 2000;
+const SAMPLE: usize = 2100;
 
 #[derive(Debug, Parser)]
 struct Args {
     /// Chooses the sample
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, env = "FAULT_SEED", default_value_t = 1)]
     seed: u64,
     /// Size of the sample, or all
-    #[arg(long, value_name = "N|all")]
+    #[arg(long, env = "FAULT_POINTS", value_name = "N|all")]
     points: Option<Points>,
     /// Only this scenario
     #[arg(long, alias = "name")]
@@ -79,13 +79,22 @@ impl std::str::FromStr for Points {
 /// Set for the harness proper, which runs below a process that reaps.
 const BELOW: &str = "HUSK_FAULT_BELOW_A_REAPER";
 
+/// Where the plays put their files, if there is such a place.
+const MEMORY: &str = "/dev/shm";
+
 /// Runs this program again below us, and reaps all that its plays orphan: pause is gone only when every zombie of its PID namespace is, and that
 /// shall not hang on how busy the host's init is. The exit code of the harness.
 fn reap() -> nix::Result<ExitCode> {
     use nix::sys::wait::{WaitStatus, wait};
     nix::sys::prctl::set_child_subreaper(true)?;
     let myself = std::env::current_exe().expect("the path of this program");
-    let harness = Command::new(myself).args(std::env::args_os().skip(1)).env(BELOW, "1").spawn();
+    let mut harness = Command::new(myself);
+    harness.args(std::env::args_os().skip(1)).env(BELOW, "1");
+    if std::env::var_os("TMPDIR").is_none() && std::path::Path::new(MEMORY).is_dir() {
+        // A killed process leaves the same behind on every file system, and thousands of plays are quicker in memory.
+        harness.env("TMPDIR", MEMORY);
+    }
+    let harness = harness.spawn();
     let harness = Pid::from_raw(i32::try_from(harness.expect("start this program").id()).expect("a pid is positive"));
     loop {
         match wait()? {

@@ -159,8 +159,8 @@ fn visit_number<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Read<V::Value> 
             Ok(number) => visitor.visit_u64(number),
             Err(_) => visitor.visit_i64(number as i64),
         },
-        Ok(number) => visitor.visit_f64(number),
-        Err(_) => Err(serde_json::Error::custom("not a number")),
+        Ok(number) if number.is_finite() => visitor.visit_f64(number),
+        _ => Err(serde_json::Error::custom("beyond what a double can hold")),
     }
 }
 
@@ -367,7 +367,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["5.5", "9223372036854775808", "1e300"] {
+        for text in ["5.5", "9223372036854775808", "1e300", "1e400"] {
             refused::<StopContainerRequest>(
                 &format!(r#"{{"timeout": {text}}}"#),
                 &format!("params.timeout: {text} is not a value that this field can have"),
@@ -473,6 +473,10 @@ mod tests {
         let text = encode(&stats).unwrap();
         assert_eq!(text.get(), r#"{"Total":"18446744073709551615","Avg10":0.5,"Avg60":0.0,"Avg300":0.0}"#);
         assert_eq!(read::<PsiData>(text.get()).unwrap(), stats);
+        assert_eq!(
+            read::<PsiData>(r#"{"Avg10": -1e400}"#).unwrap_err(),
+            "params.Avg10: -1e400 is not a value that this field can have"
+        );
         assert!(encode(&PodSandbox { state: 9, ..PodSandbox::default() }).is_err());
     }
 

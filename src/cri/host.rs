@@ -211,9 +211,23 @@ mod tests {
     use std::ops::ControlFlow;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-    pub(super) fn service() -> (HostService, std::path::PathBuf) {
-        let top = std::env::temp_dir().join(format!("husk-cri-host-{}", uuid::Uuid::new_v4()));
-        (HostService::new(Roots::new(&top.join("root"), &top.join("state")).unwrap()), top)
+    /// Two roots that go away with it.
+    struct Scratch(std::path::PathBuf);
+    impl Scratch {
+        fn new() -> Scratch {
+            Scratch(std::env::temp_dir().join(format!("husk-cri-host-{}", uuid::Uuid::new_v4())))
+        }
+        fn service(&self) -> HostService {
+            HostService::new(Roots::new(&self.0.join("root"), &self.0.join("state")).unwrap())
+        }
+    }
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => eprintln!("remove {}: {e}", self.0.display()),
+                _ => {}
+            }
+        }
     }
 
     struct Nobody(OwnedFd);
@@ -231,7 +245,8 @@ mod tests {
 
     #[test]
     fn what_is_said_to_be_there_is_there() {
-        let (service, _) = service();
+        let scratch = Scratch::new();
+        let service = scratch.service();
         for method in dispatch::METHODS {
             let empty = RawValue::from_string("{}".to_owned()).unwrap();
             let result = match dispatch::understand(&service, method, "params", &empty).unwrap() {

@@ -118,6 +118,8 @@ impl Events for Lines {
 
 /// JSON-RPC until the end of standard input.
 fn dialogue(service: &HostService) -> Result<(), Error> {
+    // The keepers of the pods that it starts are its children, and may end before it.
+    husk_oci::sys::process::leave_no_zombies();
     let input = Input { stdin: own(io::stdin())?, stdout: own(io::stdout())? };
     // Not through `std::io::stdout`, which would keep the rest of a line that could not be written.
     rpc::serve(service, BufReader::with_capacity(64 * 1024, input), own(io::stdout())?, &Limits::DEFAULT)

@@ -4,7 +4,8 @@
 //! * `json.rs`, `dispatch.rs`, `lanes.rs`, `rpc.rs`: JSON-RPC over two streams, from the text of a field to the dialogue
 //! * `host.rs` and `host/`: the service of this host, one file for each thing it knows of
 //!
-//! This room has threads, so it never clones or unshares: whatever has to be started is started as a program of its own.
+//! This room has threads, so it never unshares, changes no umask, and starts nothing but keeper, whose child does not allocate or lock between
+//! clone and exec. All else is done by the pod's own supervisor, which has one thread.
 
 pub mod dispatch;
 pub mod host;

@@ -315,6 +315,30 @@ fn events_tell_a_life_in_order() {
 }
 
 #[test]
+fn a_dialogue_that_makes_many_pods_keeps_no_zombie() {
+    let host = Host::new();
+    let mut talk = Talk::start(&host);
+    let mut number = 0;
+    let mut ask = |method: &str, params: Value| {
+        number += 1;
+        talk.ask(&json!({"jsonrpc": "2.0", "id": number, "method": method, "params": params}))
+    };
+    for name in ["a", "b", "c"] {
+        let made = ask("RunPodSandbox", json!({"config": config(name)}));
+        let id = made["result"]["podSandboxId"].clone();
+        assert!(id.is_string(), "{made}");
+        assert_eq!(ask("RemovePodSandbox", json!({"podSandboxId": id}))["result"], json!({}));
+    }
+    // What cannot be made is told as well as without a dialogue.
+    let mut bad = config("bad");
+    bad["linux"] = json!({"sysctls": {"net.no.such": "1"}});
+    let failed = ask("RunPodSandbox", json!({"config": bad}));
+    assert!(failed["error"]["message"].as_str().is_some_and(|m| m.contains("net.no.such")), "{failed}");
+    wait_for("no child is left", || children(talk.pid()).is_empty().then_some(()));
+    assert_eq!(talk.finish().1, Some(0));
+}
+
+#[test]
 fn a_client_that_dies_leaves_nothing_half_made() {
     let host = Host::new();
     for round in 0..6 {

@@ -42,6 +42,11 @@ impl Talk {
         Talk { child, stdin, lines, waiting: Vec::new() }
     }
 
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid is positive")
+    }
+
     /// Writes one line.
     pub fn say(&mut self, line: &str) {
         let mut stdin = self.stdin.as_ref().expect("the input is open");

@@ -223,6 +223,16 @@ pub fn default_signals() {
     }
 }
 
+/// Has the kernel reap our children by itself, as `SIGCHLD` ignored means; a wait for one of them then ends in ECHILD, when it has ended.
+/// Programs that children execute find it ignored too, unless they change that. `rt_sigaction(2)`
+pub fn leave_no_zombies() {
+    /// `struct sigaction` of the kernel: SIG_IGN without flags.
+    const IGNORE: [u64; 4] = [1, 0, 0, 0];
+    let args = [libc::SIGCHLD as usize, IGNORE.as_ptr() as usize, 0, size_of::<u64>(), 0, 0];
+    // SAFETY: IGNORE is at least as large as the kernel's struct sigaction; it installs no handler. A valid number can't fail.
+    let _ = unsafe { call(libc::SYS_rt_sigaction, args) };
+}
+
 /// A pidfd of the process `pid`. `pidfd_open(2)`
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: no address is passed; the call returns a new fd.

@@ -173,7 +173,7 @@ pub fn busybox_layer() -> &'static [u8] {
 }
 
 /// Finds a static busybox, installing Debian's package when there is none.
-fn find_busybox() -> PathBuf {
+pub fn find_busybox() -> PathBuf {
     let places = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
     if let Some(path) = places.iter().find(|path| path.is_file()) {
         return path.clone();

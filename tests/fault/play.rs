@@ -245,7 +245,7 @@ impl<'h> Play<'h> {
     fn processes(&self, is: impl Fn(&[String]) -> bool) -> Vec<i32> {
         let ours = |pid: &i32| {
             let words = outside::cmdline(*pid);
-            words.iter().any(|word| *word == self.uid) && is(&words)
+            words.contains(&self.uid) && is(&words)
         };
         outside::pids().into_iter().filter(ours).filter(|pid| alive(*pid)).collect()
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::play::{Play, Running, entry, first};
 use super::tracer::{ACTORS, Actor, Pair};
-use crate::common::image::{Archive, Image};
+use crate::common::image::{self, Archive, Image};
 use crate::common::outside::alive;
 use crate::common::run::Output;
 use crate::common::{BUSYBOX, scaled};
@@ -431,25 +431,34 @@ fn run_again(play: &Play<'_>) {
     play.check_eq("starts of a", play.count("start a"), 1);
 }
 
-/// An image of two small layers on top of nothing, which can be told by its content.
-fn small_image(name: &str) -> Image {
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| fs::metadata(path).is_ok());
-    let busybox = fs::read(busybox.expect("the busybox image needs it, too")).expect("read busybox");
-    let mut base = Archive::default();
-    base.dir("bin", 0o755);
-    base.file("bin/busybox", 0o755, &busybox);
-    base.link("bin/sh", "busybox");
-    base.link("bin/cat", "busybox");
+/// The smallest root file system that shows [`CONTENT`]; with that file, or for a layer that brings it.
+fn small_root(with_content: bool) -> Archive {
+    let mut root = Archive::default();
+    root.dir("bin", 0o755);
+    root.file("bin/busybox", 0o755, &fs::read(image::find_busybox()).expect("read busybox"));
+    root.link("bin/sh", "busybox");
+    root.link("bin/cat", "busybox");
     for dir in ["proc", "sys", "dev", "etc"] {
-        base.dir(dir, 0o755);
+        root.dir(dir, 0o755);
     }
-    let mut top = Archive::default();
-    top.dir("etc", 0o755);
-    top.file("etc/content", 0o644, b"as it was packed\n");
-    Image::new(name).layer(base.finish()).layer(top.finish())
+    if with_content {
+        root.file("etc/content", 0o644, CONTENT.as_bytes());
+    }
+    root
 }
 
-/// The store has exactly these images, by `husk image ls`.
+/// By this an image is known to be whole.
+const CONTENT: &str = "as it was packed\n";
+
+/// An image of two small layers.
+fn small_image(name: &str) -> Image {
+    let mut top = Archive::default();
+    top.dir("etc", 0o755);
+    top.file("etc/content", 0o644, CONTENT.as_bytes());
+    Image::new(name).layer(small_root(false).finish()).layer(top.finish())
+}
+
+/// Names of the images in the store, by `husk image ls`.
 fn images(play: &Play<'_>) -> Vec<String> {
     let mut names: Vec<String> = play.must(&["image", "ls", "-o", "name"]).out().lines().map(str::to_owned).collect();
     names.sort();
@@ -467,7 +476,7 @@ fn usable(play: &Play<'_>, image: &str, before: &[String]) {
         play.within(Duration::from_secs(5), "the pod has ended", || {
             play.status().is_some_and(|s| s.finished_at.is_some())
         });
-        play.logged("show", &[], "as it was packed\n");
+        play.logged("show", &[], CONTENT);
         play.must(&["delete", &play.name]);
     }
     play.must(&["image", "rm", image]);
@@ -517,18 +526,8 @@ fn image_load(play: &Play<'_>) {
 /// A root file system becomes an image.
 fn image_import(play: &Play<'_>) {
     const NAME: &str = "husk.test/imported:1";
-    let mut tar = Archive::default();
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| fs::metadata(path).is_ok());
-    tar.dir("bin", 0o755);
-    tar.file("bin/busybox", 0o755, &fs::read(busybox.expect("as above")).expect("read busybox"));
-    tar.link("bin/sh", "busybox");
-    tar.link("bin/cat", "busybox");
-    for dir in ["proc", "sys", "dev", "etc"] {
-        tar.dir(dir, 0o755);
-    }
-    tar.file("etc/content", 0o644, b"as it was packed\n");
     let path = play.witness.join("rootfs.tar");
-    fs::write(&path, tar.finish()).expect("write an archive");
+    fs::write(&path, small_root(true).finish()).expect("write an archive");
     let before = images(play);
     let args = ["image", "import", path.to_str().expect("temp paths are UTF-8"), NAME];
     play.arm();

@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 
 use super::calls;
 use super::sys::{self, Call};
+use crate::common::outside::{alive, cmdline};
 
 /// A part in the play of one pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -267,13 +268,9 @@ impl Tracer {
         let mut killed = Vec::new();
         while self.threads.iter().any(|thread| !thread.is_finished()) {
             if Instant::now() > deadline {
-                let seen = self.shared.lock().since.clone();
-                let same = |pid: &i32, since: Option<u64>| since.is_some() && husk::state::start_ticks(*pid) == since;
-                for pid in seen.into_iter().filter(|(pid, since)| same(pid, *since)).map(|(pid, _)| pid) {
-                    if !crate::common::outside::alive(pid) {
-                        continue;
-                    }
-                    killed.push(format!("{pid} {}", crate::common::outside::cmdline(pid).join(" ")));
+                let stage = self.shared.lock();
+                for pid in stage.since.keys().copied().filter(|pid| stage.is_the_same(*pid) && alive(*pid)) {
+                    killed.push(format!("{pid} {}", cmdline(pid).join(" ")));
                     // It may have gone meanwhile.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
@@ -373,7 +370,7 @@ impl Stage {
     /// What a process is, by its arguments, its parent and its PID namespace.
     fn part(&self, pid: i32) -> Option<Actor> {
         let status = status(pid)?;
-        let words = crate::common::outside::cmdline(pid);
+        let words = cmdline(pid);
         let first = words.first().map(String::as_str).unwrap_or_default();
         let parent = self.parts.get(&status.parent).copied().flatten();
         if self.launched.contains(&pid) {
@@ -392,23 +389,29 @@ impl Stage {
         }
     }
 
+    /// Is the process of this number still the one that we have seen under it?
+    fn is_the_same(&self, pid: i32) -> bool {
+        let since = self.since.get(&pid).copied().flatten();
+        since.is_some() && husk::state::start_ticks(pid) == since
+    }
+
     /// Who plays a part now.
     fn player(&self, actor: Actor) -> Option<i32> {
         let playing = |(pid, part): (&i32, &Option<Actor>)| (*part == Some(actor)).then_some(*pid);
-        self.parts.iter().filter_map(playing).find(|pid| crate::common::outside::alive(*pid))
+        self.parts.iter().filter_map(playing).find(|pid| self.is_the_same(*pid) && alive(*pid))
     }
 
     fn count(&mut self, clock: Actor, call: &Call) {
         let count = self.counts.entry(clock).or_default();
         *count += 1;
         let now = *count;
-        if self.trace.is_some() {
-            let line = format!("{clock}:{now} [{}] {} {}", call.tid, calls::name(call.number), describe(call));
-            self.trace.as_mut().expect("just seen").push(line);
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{clock}:{now} [{}] {} {}", call.tid, calls::name(call.number), describe(call)));
         }
-        if self.census.is_some() {
-            let living: Vec<Actor> = ACTORS.into_iter().filter(|a| *a == clock || self.player(*a).is_some()).collect();
-            let census = self.census.as_mut().expect("just seen");
+        let lives = |victim: &Actor| *victim == clock || self.player(*victim).is_some();
+        let living: Vec<Actor> =
+            if self.census.is_some() { ACTORS.into_iter().filter(lives).collect() } else { Vec::new() };
+        if let Some(census) = &mut self.census {
             for victim in living {
                 census.0.entry(Pair { victim, clock }).or_default().push(now);
             }

@@ -331,6 +331,8 @@ impl Roots {
                     }
                 }
             }
+            // Left of an earlier pod of this id whose remover was killed; whoever makes the pod again does not wait for gc.
+            remove_flat(&gone)?;
             match std::fs::rename(&dir, &gone) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("set aside", &dir, &e)),
                 _ => {}

@@ -102,7 +102,7 @@ impl Drop for Made<'_> {
         if let Some(path) = self.cgroup
             && let Err(e) = self.driver.try_remove(path)
         {
-            eprintln!("warn: remove cgroup {path}: {e}, continuing; it goes with the pod");
+            super::say::say("warn", format_args!("remove cgroup {path}: {e}, continuing; it goes with the pod"));
         }
     }
 }

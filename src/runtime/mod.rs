@@ -13,6 +13,7 @@ pub mod remove;
 pub mod resolve;
 pub mod run;
 pub mod sandbox;
+pub mod say;
 pub mod spec;
 
 pub use delete::{DeleteOptions, delete};

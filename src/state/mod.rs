@@ -250,14 +250,25 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("open", path, &e)),
+        Err(e) => {
+            // A link, a socket, a device without a driver: whatever it is, it is not what we have written.
+            let strange = std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file());
+            return Err(if strange { strange_kind(path) } else { Error::io("open", path, &e) });
+        }
     };
+    if !file.metadata().map_err(|e| Error::io("look at", path, &e))?.is_file() {
+        return Err(strange_kind(path));
+    }
     let mut content = Vec::new();
     file.take(RECORD_LIMIT + 1).read_to_end(&mut content).map_err(|e| Error::io("read", path, &e))?;
     if content.len() as u64 > RECORD_LIMIT {
         return Err(Error::Unreadable { path: path.to_owned(), why: "larger than any record".to_owned() });
     }
     Ok(Some(content))
+}
+
+fn strange_kind(path: &Path) -> Error {
+    Error::Unreadable { path: path.to_owned(), why: "it is no regular file".into() }
 }
 
 /// Reads and checks one versioned JSON record.
@@ -291,10 +302,18 @@ pub fn boot_id() -> Result<String, Error> {
 }
 
 /// Field 22 of `/proc/<pid>/stat`: when the process started, in clock ticks since boot. `None` when there is no such process.
-pub fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+/// It cannot be read though the process may be there.
+pub fn start_ticks(pid: i32) -> Result<Option<u64>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/stat"));
+    let stat = match std::fs::read_to_string(&path) {
+        Ok(stat) => stat,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(e) => return Err(Error::io("read", &path, &e)),
+    };
     // The name in brackets may hold blanks and brackets itself.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    Ok(stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)?.parse().ok()))
 }
 
 /// Appends to a file that only its owner reads, creating it; for the supervisor's own log.
@@ -360,7 +379,7 @@ mod tests {
 
     #[test]
     fn our_own_start_ticks_can_be_read() {
-        assert!(start_ticks(std::process::id() as i32).unwrap() > 0);
-        assert_eq!(start_ticks(-1), None);
+        assert!(start_ticks(std::process::id() as i32).unwrap().unwrap() > 0);
+        assert_eq!(start_ticks(-1), Ok(None));
     }
 }

@@ -8,13 +8,15 @@ use husk_oci::sys::{fd, process};
 use super::end::siblings;
 use super::keeper::Keeper;
 use super::log::{Staging, Stream};
-use super::pod::{Live, Pod, keeper_error, say};
+use super::pod::{Leaving, Live, Pod, keeper_error, now, say};
 use super::server::{bind_socket, serve};
 use super::slots::{self, ExecSlot, Part};
+use super::streams::Pump;
 use super::watch::watch;
 use crate::control::Ready;
+use crate::pod;
 use crate::runtime::{Error, remove, sandbox};
-use crate::state::record::{Sandbox, State};
+use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
 
 impl Pod {
@@ -58,11 +60,11 @@ impl Pod {
         for warning in warnings {
             self.warn(warning);
         }
+        self.pause = Some(held.pidfd);
         let ticks =
-            start_ticks(held.pid).ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
+            start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
         self.status.sandbox =
             Some(Sandbox { pid: held.pid, start_ticks: ticks, ready_at: jiff::Timestamp::now(), ended: false });
-        self.pause = Some(held.pidfd);
         self.dir.write_status(&self.status)?;
         Ok(())
     }
@@ -81,8 +83,11 @@ impl Pod {
         let listener = self.keeper_get(slots::CONTROL)?;
         self.listen(listener)?;
         if let Some(sandbox) = self.status.sandbox.clone().filter(|s| !s.ended) {
-            // keeper has not reaped pause unless its end is on disk, so the pid cannot be another's.
-            self.pause = Some(open_process(sandbox.pid, sandbox.start_ticks)?);
+            self.pause = open_process(sandbox.pid, sandbox.start_ticks)?;
+            if self.pause.is_none() {
+                pod::apply_sandbox_end(&self.record, &mut self.status);
+                self.unsaved = true;
+            }
         }
         let attempts: Vec<u32> = self.status.containers.iter().map(|c| c.attempt).collect();
         let slots = self.keeper.slots().map_err(keeper_error)?;
@@ -95,26 +100,23 @@ impl Pod {
         }
         for (index, attempt) in attempts.into_iter().enumerate() {
             let number = self.status.containers[index].slot;
-            let State::Running { pid, start_ticks, stopping, .. } = self.status.containers[index].state else {
-                for part in slots::PARTS {
-                    self.keeper.drop_slot(slots::of(number, attempt, part)).map_err(keeper_error)?;
-                }
+            let State::Running { ref id, pid, start_ticks, started_at, stopping } =
+                self.status.containers[index].state
+            else {
+                self.recover_ended(index, attempt)?;
                 continue;
             };
-            let pidfd = open_process(pid, start_ticks)?;
+            let Some(pidfd) = open_process(pid, start_ticks)? else {
+                let id = id.clone();
+                self.recover_lost(index, attempt, id, started_at);
+                self.recover_ended(index, attempt)?;
+                continue;
+            };
             if let Some(start) = self.keeper_get(slots::of(number, attempt, Part::Start))? {
                 // The last supervisor may have died between the record and the release. Once released nobody reads any more: EPIPE.
                 let _ = fd::write(start.as_fd(), b"1");
             }
-            let mut pumps = Vec::new();
-            for (part, stream) in
-                [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)]
-            {
-                if let Some(pipe) = self.keeper_get(slots::of(number, attempt, part))? {
-                    pumps.push((stream, pipe));
-                }
-            }
-            let pumps = self.pumps(index, attempt, pumps)?;
+            let pumps = self.recover_pumps(index, attempt, false)?;
             self.live[index] = Some(Live { pidfd, pumps });
             if stopping {
                 // The last supervisor may have died between the record and the signal.
@@ -123,6 +125,62 @@ impl Pod {
         }
         say("info", "took over from a supervisor that died");
         Ok(())
+    }
+
+    /// Pumps for what keeper holds of an instance's output.
+    fn recover_pumps(&mut self, index: usize, attempt: u32, left_over: bool) -> Result<Vec<Pump>, Error> {
+        let number = self.status.containers[index].slot;
+        let mut pipes = Vec::new();
+        for (part, stream) in
+            [(Part::Stdout, Stream::Stdout), (Part::Stderr, Stream::Stderr), (Part::Terminal, Stream::Stdout)]
+        {
+            if let Some(pipe) = self.keeper_get(slots::of(number, attempt, part))? {
+                pipes.push((stream, pipe));
+            }
+        }
+        if pipes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.pumps(index, attempt, pipes, left_over)
+    }
+
+    /// An instance that does not run (any more). What it has printed may not be in its log yet.
+    fn recover_ended(&mut self, index: usize, attempt: u32) -> Result<(), Error> {
+        let c = &self.status.containers[index];
+        let number = c.slot;
+        // Of one that was made and never recorded: it dies when this closes.
+        self.keeper.drop_slot(slots::of(number, attempt, Part::Start)).map_err(keeper_error)?;
+        let exit = match &c.state {
+            State::Terminated(exit) => Some(exit),
+            _ => c.last.as_ref(),
+        };
+        let Some(id) = exit.filter(|exit| exit.attempt == attempt).map(|exit| exit.id.clone()) else {
+            for part in slots::PARTS {
+                self.keeper.drop_slot(slots::of(number, attempt, part)).map_err(keeper_error)?;
+            }
+            return Ok(());
+        };
+        let instance = self.instance(index, attempt, &id, self.record.driven());
+        let pumps = self.recover_pumps(index, attempt, true)?;
+        self.leaving.push(Leaving { instance, pumps });
+        Ok(())
+    }
+
+    /// A container whose process is gone without a record of how: it was reaped in the course of a deletion that could not be written down.
+    fn recover_lost(&mut self, index: usize, attempt: u32, id: String, started_at: jiff::Timestamp) {
+        let time = now();
+        let exit = Exit {
+            id,
+            attempt,
+            exit_code: 137,
+            signal: None,
+            reason: "ContainerStatusUnknown".into(),
+            message: "its end could not be recorded".into(),
+            started_at: Some(started_at),
+            finished_at: time.wall,
+            finished_boot_ns: time.boot_ns,
+        };
+        self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
     }
 
     pub(super) fn keeper_get(&mut self, slot: u64) -> Result<Option<OwnedFd>, Error> {
@@ -171,14 +229,14 @@ pub(super) async fn held(
     }
 }
 
-/// A process of the records as a pidfd. keeper has not reaped it, so the pid is still its own; the start time is looked at all the same.
-pub(super) fn open_process(pid: i32, ticks: u64) -> Result<OwnedFd, Error> {
-    let pidfd =
-        process::pidfd_open(pid).map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?;
-    match start_ticks(pid) {
-        Some(found) if found == ticks => Ok(pidfd),
-        _ => Err(Error::Host { what: format!("process {pid} is not the one of the records") }),
-    }
+/// A process of the records as a pidfd. keeper does not reap it unless its end is on disk or the pod is being deleted; `None` in that case,
+/// for the pid is nobody's, or another's as its start time tells.
+pub(super) fn open_process(pid: i32, ticks: u64) -> Result<Option<OwnedFd>, Error> {
+    let pidfd = match process::pidfd_open(pid) {
+        Err(nix::errno::Errno::ESRCH) => return Ok(None),
+        other => other.map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?,
+    };
+    Ok(start_ticks(pid)?.is_some_and(|found| found == ticks).then_some(pidfd))
 }
 
 /// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one.

@@ -137,10 +137,13 @@ impl Pod {
     fn take_away(&mut self, id: &str) -> Answer {
         let index = self.index_of(id)?;
         let instance = self.instance(index, self.status.containers[index].attempt, id, false);
+        let slot = instance.slot;
         self.change(|pod| drop(pod.status.containers.remove(index)))?;
         self.free_instance(instance);
         self.record.containers.remove(index);
         self.live.remove(index);
+        // Nobody waits for the output of a container that is removed.
+        self.leaving.retain(|l| l.instance.slot != slot);
         Ok(())
     }
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use husk_oci::sys::process;
 use nix::errno::Errno;
-use tokio::task::JoinHandle;
 
 use super::keeper::Exited;
-use super::pod::{Instance, Pod, now, say};
+use super::pod::{Instance, Leaving, Pod, now, say};
 use super::slots::{self, Part};
+use super::streams::Pump;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
 use crate::pod;
@@ -53,9 +53,10 @@ impl Pod {
         if let Err(e) = self.driver.kill(&cgroup) {
             say("error", format_args!("kill what is left in {cgroup}: {e}"));
         }
-        if let Some(live) = self.live[index].take() {
-            drain(live.pumps).await;
-        }
+        let pumps = match self.live[index].take() {
+            Some(live) => drain(live.pumps).await,
+            None => Vec::new(),
+        };
         let oom = self.driver.oom_kills(&cgroup).unwrap_or(0) > 0;
         let (exit_code, signal) = code_and_signal(exited);
         let reason = match (oom && signal == Some(libc::SIGKILL), exit_code) {
@@ -77,9 +78,21 @@ impl Pod {
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
         self.to_reap.push(exited.pid);
-        self.to_free.push(instance);
+        self.leaving.push(Leaving { instance, pumps });
         if self.save() {
+            self.tidy();
             self.answer_exits();
+        }
+    }
+
+    /// Frees the instances whose end is on disk and whose output is in the log.
+    pub(super) fn tidy(&mut self) {
+        if self.unsaved {
+            return;
+        }
+        let done = |l: &mut Leaving| l.pumps.iter().all(Pump::is_idle);
+        for Leaving { instance, .. } in self.leaving.extract_if(.., done).collect::<Vec<_>>() {
+            self.free_instance(instance);
         }
     }
 
@@ -239,16 +252,22 @@ pub(super) fn code_and_signal(exited: Exited) -> (i32, Option<i32>) {
     if exited.code == libc::CLD_EXITED { (exited.status, None) } else { (128 + exited.status, Some(exited.status)) }
 }
 
-/// Waits for the end of a dead container's output. What some other process still holds open is not waited for.
-pub(super) async fn drain(pumps: Vec<JoinHandle<()>>) {
+/// Waits for the end of a dead container's output. What some other process still holds open is not waited for; those pumps that have not
+/// written all there is (a full disk) are returned.
+pub(super) async fn drain(mut pumps: Vec<Pump>) -> Vec<Pump> {
     let all = async {
-        for pump in pumps {
-            let _ = pump.await;
+        for pump in &mut pumps {
+            if !pump.is_blocked() {
+                pump.done().await;
+            }
         }
     };
-    if tokio::time::timeout(DRAIN_PATIENCE, all).await.is_err() {
+    let in_time = tokio::time::timeout(DRAIN_PATIENCE, all).await.is_ok();
+    if !in_time && pumps.iter().any(|pump| pump.is_idle() && !pump.is_done()) {
         say("warn", "a log pipe stays open after its container's end, continuing without waiting for it");
     }
+    pumps.retain(|pump| !pump.is_idle());
+    pumps
 }
 
 pub(super) async fn remove_cgroup(driver: &Cgroupfs, path: &str) {

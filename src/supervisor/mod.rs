@@ -44,7 +44,7 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     match supervise(roots, &uid.to_string_lossy(), socket, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{} error: {e}", jiff::Timestamp::now());
+            crate::runtime::say::say("error", e);
             ExitCode::FAILURE
         }
     }

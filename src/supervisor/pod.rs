@@ -10,18 +10,18 @@ use std::time::Duration;
 use husk_oci::sys::{clock, process};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::begin::staging;
 use super::keeper::Keeper;
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
-use super::streams::SharedStaging;
+use super::streams::{Pump, SharedStaging};
 use super::watch::watch;
 use crate::cgroup::Cgroupfs;
 use crate::control::{Ready, Refusal, Request, Response};
 use crate::pod::{self, Action, Now};
 use crate::runtime::Error;
+pub(super) use crate::runtime::say::say;
 use crate::state::Roots;
 use crate::state::pods::PodDir;
 use crate::state::record::{Deletion, PodRecord, State, Status};
@@ -34,7 +34,7 @@ const SAVE_RETRY: Duration = Duration::from_millis(250);
 /// A running container as the supervisor holds it; all of it can be had again from keeper and the records.
 pub(super) struct Live {
     pub(super) pidfd: OwnedFd,
-    pub(super) pumps: Vec<JoinHandle<()>>,
+    pub(super) pumps: Vec<Pump>,
 }
 
 /// What one instance of a container has beyond its process.
@@ -43,6 +43,13 @@ pub(super) struct Instance {
     pub(super) attempt: u32,
     pub(super) cgroup: String,
     pub(super) dir: Option<PathBuf>,
+}
+
+/// An instance that has ended, until its record is on disk and its output is in the log.
+pub(super) struct Leaving {
+    pub(super) instance: Instance,
+    /// Those that have not written all there is.
+    pub(super) pumps: Vec<Pump>,
 }
 
 /// An exec that runs; all of it can be had again from keeper.
@@ -82,13 +89,15 @@ pub struct Pod {
     /// pause, while it lives.
     pub(super) pause: Option<OwnedFd>,
     pub(super) live: Vec<Option<Live>>,
+    /// Instances whose end is in the status, to be freed once that is on disk and their output in the log.
+    pub(super) leaving: Vec<Leaving>,
     pub(super) execs: HashMap<i32, Exec>,
     /// Exits that wait for their record to be written.
     pub(super) unsaved: bool,
+    /// The last try to write it failed, and that was said.
+    pub(super) complained: bool,
     /// pids whose exit is in the status, to be reaped once that is on disk.
     pub(super) to_reap: Vec<i32>,
-    /// Instances whose end is in the status, to be freed once that is on disk.
-    pub(super) to_free: Vec<Instance>,
     pub(super) waiting_for_end: Vec<Reply>,
     /// Who waits for a container's end, by its id, and whether it shall be removed then.
     pub(super) waiting_for_exit: Vec<Waiting>,
@@ -102,10 +111,6 @@ pub struct Pod {
 
 pub(super) fn now() -> Now {
     Now { boot_ns: clock::boottime().as_nanos() as u64, wall: jiff::Timestamp::now() }
-}
-
-pub(super) fn say(level: &str, text: impl std::fmt::Display) {
-    eprintln!("{} {level}: {text}", jiff::Timestamp::now());
 }
 
 impl Pod {
@@ -133,10 +138,11 @@ impl Pod {
             staging: Rc::new(RefCell::new(staging)),
             pause: None,
             live,
+            leaving: Vec::new(),
             execs: HashMap::new(),
             unsaved: false,
+            complained: false,
             to_reap: Vec::new(),
-            to_free: Vec::new(),
             waiting_for_end: Vec::new(),
             waiting_for_exit: Vec::new(),
             commands,
@@ -191,9 +197,11 @@ impl Pod {
     /// Asks the rules and does what they say until they say nothing; when to ask again otherwise.
     async fn settle(&mut self) -> Result<Option<u64>, Error> {
         loop {
-            if self.over || !self.save() {
+            // A pod that is being deleted ends on a full disk too: nobody needs the record of it any more.
+            if self.over || !(self.save() || self.status.deletion.is_some()) {
                 return Ok(None);
             }
+            self.tidy();
             self.answer_exits();
             let before = self.status.clone();
             let decision = pod::decide(&self.record, &self.status, now());
@@ -201,7 +209,9 @@ impl Pod {
                 return Ok(decision.wake_boot_ns);
             }
             for action in decision.actions {
-                self.act(action).await?;
+                if !self.must_wait(action) {
+                    self.act(action).await?;
+                }
             }
             if self.status == before {
                 return Ok(decision.wake_boot_ns);
@@ -209,29 +219,43 @@ impl Pod {
         }
     }
 
+    /// What an instance has printed and what cannot be logged now is in its pipes: it must be written before the next instance writes, and
+    /// before keeper, which holds the pipes, is told to quit. Only a deletion, which takes the logs too, does not wait.
+    fn must_wait(&self, action: Action) -> bool {
+        match action {
+            Action::Start { index, .. } => self.leaving.iter().any(|l| l.instance.slot == self.status.containers[index].slot),
+            Action::Finish => !self.leaving.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Writes the status if it has changed, then lets keeper reap what it tells of. False: try again later, and decide nothing until then.
     pub(super) fn save(&mut self) -> bool {
         if self.unsaved {
-            if let Err(e) = self.dir.write_status(&self.status) {
-                say("error", format_args!("{e}, trying again"));
-                return false;
+            match self.dir.write_status(&self.status) {
+                Ok(()) => (self.unsaved, self.complained) = (false, false),
+                Err(e) => {
+                    if !self.complained {
+                        say("error", format_args!("{e}, trying again"));
+                    }
+                    self.complained = true;
+                    if self.status.deletion.is_none() {
+                        return false;
+                    }
+                }
             }
-            self.unsaved = false;
         }
         for pid in std::mem::take(&mut self.to_reap) {
             if let Err(e) = self.keeper.reap(pid) {
                 say("error", format_args!("reap {pid}: {e}"));
             }
         }
-        for instance in std::mem::take(&mut self.to_free) {
-            self.free_instance(instance);
-        }
-        true
+        !self.unsaved
     }
 
     /// Waits for the next event and takes it in.
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
-        let retry = (self.unsaved || !self.to_reap.is_empty()).then_some(SAVE_RETRY);
+        let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
         let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline()].into_iter().flatten().min();
         let until = wake_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
@@ -319,15 +343,21 @@ impl Pod {
         let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
         let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
         let before: Option<Deletion> = self.status.deletion.clone();
-        if pod::request_delete(&mut self.status, own, grace_seconds, force, now()) {
+        if pod::request_delete(&mut self.status, own, grace_seconds, force, now()) || self.unsaved {
             self.unsaved = true;
-            if let Err(e) = self.dir.write_status(&self.status) {
-                self.status.deletion = before;
-                let message = format!("the deletion cannot be recorded: {e}");
-                let _ = reply.send((Response::refused(Refusal::Unknown, message), None));
-                return;
+            match self.dir.write_status(&self.status) {
+                Ok(()) => (self.unsaved, self.complained) = (false, false),
+                // Nobody would know of it any more if we died now.
+                Err(e) if nowait => {
+                    self.status.deletion = before;
+                    let message =
+                        format!("the deletion cannot be recorded: {e}; without --wait=false it goes on all the same");
+                    let _ = reply.send((Response::refused(Refusal::Unknown, message), None));
+                    return;
+                }
+                // Whoever waits for the end asks our successor again.
+                Err(e) => say("warn", format_args!("{e}, deleting without a record of it")),
             }
-            self.unsaved = false;
         }
         if nowait {
             let _ = reply.send((Response::Ok, None));

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::watch::watch;
 use crate::control::client::{PACKET_LIMIT, SOCKET_NAME, address};
 use crate::control::{Refusal, Request, Response};
+use crate::runtime::say::say;
 
 /// One request and the way back to who asked.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub async fn serve(listener: OwnedFd, commands: mpsc::UnboundedSender<Command>) 
             Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
             Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {}
             Err(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE) => {
-                eprintln!("warn: accept: too many open files, continuing later");
+                say("warn", "accept: too many open files, continuing later");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
             Err(e) => return Err(e.into()),
@@ -70,7 +71,7 @@ pub async fn serve(listener: OwnedFd, commands: mpsc::UnboundedSender<Command>) 
 async fn converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Command>) {
     if let Err(e) = try_converse(connection, commands).await {
         // A client that goes away in the middle is its own affair.
-        eprintln!("info: control connection ended: {e}");
+        say("info", format_args!("control connection ended: {e}"));
     }
 }
 

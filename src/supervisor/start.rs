@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use husk_oci::spawn::{Event, Starting};
 use husk_oci::sys::fd;
-use tokio::task::JoinHandle;
 
 use super::end::drain;
 use super::log::{ContainerLog, Stream};
 use super::pod::{Live, Pod, keeper_error, now, say};
 use super::slots::{self, Part};
-use super::streams::pump;
+use super::streams::{Pump, pump};
 use super::watch::watch;
 use crate::cgroup::CgroupDriver;
 use crate::pod;
@@ -32,7 +31,8 @@ impl Pod {
         index: usize,
         attempt: u32,
         pipes: Vec<(Stream, OwnedFd)>,
-    ) -> Result<Vec<JoinHandle<()>>, Error> {
+        left_over: bool,
+    ) -> Result<Vec<Pump>, Error> {
         let container = &self.record.containers[index];
         let log = match container.client.as_ref().map(|client| Path::new(&client.log_path)) {
             Some(path) if path.is_absolute() => {
@@ -47,7 +47,8 @@ impl Pod {
         let log = Rc::new(RefCell::new(log));
         let start = |(stream, pipe): (Stream, OwnedFd)| {
             fd::set_nonblocking(pipe.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
-            pump(self.staging.clone(), log.clone(), stream, pipe).map_err(|e| Error::io("watch a log pipe", &e))
+            pump(self.staging.clone(), log.clone(), stream, pipe, left_over)
+                .map_err(|e| Error::io("watch a log pipe", &e))
         };
         pipes.into_iter().map(start).collect()
     }
@@ -89,7 +90,7 @@ impl Pod {
                 say("error", format_args!("kill what is left in {cgroup}: {e}"));
             }
             if let Some(live) = self.live[index].take() {
-                drain(live.pumps).await;
+                drop(drain(live.pumps).await);
             }
             self.free_instance(instance);
         }
@@ -132,9 +133,9 @@ impl Pod {
             pipes.push((Stream::Stdout, master));
         }
         let pid = process.pid;
-        let ticks = start_ticks(pid).ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
+        let ticks = start_ticks(pid)?.ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| Error::io("duplicate a pidfd", &e))?;
-        let pumps = self.pumps(index, attempt, pipes)?;
+        let pumps = self.pumps(index, attempt, pipes, false)?;
         self.live[index] = Some(Live { pidfd, pumps });
         let before = self.status.clone();
         pod::apply_start(&mut self.status, index, attempt, id, pid, ticks, now());

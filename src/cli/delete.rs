@@ -6,7 +6,7 @@ use super::get::Select;
 use super::out::{self, Out};
 use super::{Context, Error, names, run};
 use crate::runtime::{self, DeleteOptions};
-use crate::state::{self, PodEntry};
+use crate::state::{self, Listed};
 
 /// End pods and remove what they used.
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ impl Delete {
             running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
         });
         for (entry, result) in entries.iter().zip(results) {
-            let name = entry.record.pod.metadata.name.as_deref().unwrap_or_default();
+            let name = super::short_name(entry);
             match result {
                 Ok(Ok(())) => out.line(match (options.force, options.wait) {
                     (true, _) => format!("pod/{name} force deleted"),
@@ -87,7 +87,7 @@ impl Delete {
     }
 
     /// The pods that are meant, each once, and a sentence for each that is not there.
-    fn targets(&self, context: &Context) -> Result<(Vec<PodEntry>, Vec<String>), Error> {
+    fn targets(&self, context: &Context) -> Result<(Vec<Listed>, Vec<String>), Error> {
         let names = names::names(&self.what).map_err(Error::usage)?;
         let chosen = self.all || self.select.selector.is_some();
         let mut wanted: Vec<(String, String)> =
@@ -96,7 +96,18 @@ impl Delete {
             if !wanted.is_empty() || !self.files.is_empty() {
                 return Err(Error::usage("names and -f cannot be combined with -l or --all"));
             }
-            return self.select.entries(context);
+            let (entries, unreadable) = self.select.listed(context)?;
+            // What labels they have cannot be known.
+            if self.select.selector.is_some() {
+                let complaints = unreadable.iter().map(super::get::complaint).collect();
+                return Ok((entries.into_iter().map(|entry| Listed::Pod(Box::new(entry))).collect(), complaints));
+            }
+            // Nor is it known that one without a name belongs to this namespace.
+            let all = self.select.all_namespaces;
+            let (meant, other): (Vec<_>, Vec<_>) = unreadable.into_iter().partition(|it| all || it.name.is_some());
+            let entries = entries.into_iter().map(|entry| Listed::Pod(Box::new(entry)));
+            let meant = meant.into_iter().map(|it| Listed::Unreadable(Box::new(it)));
+            return Ok((entries.chain(meant).collect(), other.iter().map(super::get::complaint).collect()));
         }
         if self.select.all_namespaces {
             return Err(Error::usage("-A needs -l or --all"));
@@ -111,11 +122,11 @@ impl Delete {
         if wanted.is_empty() {
             return Err(Error::usage("which pods? name them, or use -f, -l or --all"));
         }
-        let mut entries: Vec<PodEntry> = Vec::new();
+        let mut entries: Vec<Listed> = Vec::new();
         let mut complaints = Vec::new();
         for (namespace, name) in wanted {
-            match context.roots.find(&namespace, &name) {
-                Ok(entry) if entries.iter().any(|other| other.id == entry.id) => {}
+            match context.roots.find_any(&namespace, &name) {
+                Ok(entry) if entries.iter().any(|other| other.id() == entry.id()) => {}
                 Ok(entry) => entries.push(entry),
                 Err(state::Error::NotFound { .. }) if self.ignore_not_found => {}
                 Err(error) => complaints.push(super::error::sentence(&error)),

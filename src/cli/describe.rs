@@ -89,9 +89,7 @@ impl Page {
     }
 
     fn pod(&mut self, pod: &Pod) -> Result<(), Error> {
-        let Some(spec) = &pod.spec else {
-            return Err(Error::failed(format!("pod {}: has no spec", get::name(pod))));
-        };
+        let Some(spec) = &pod.spec else { return self.unknown(pod) };
         let row = status::row(pod, jiff::Timestamp::now());
         let status = pod.status.as_ref();
         let metadata = &pod.metadata;
@@ -140,6 +138,15 @@ impl Page {
         }
         self.optional("QoS Class", status.and_then(|status| status.qos_class.as_deref()))?;
         self.optional("Restart Policy", spec.restart_policy.as_deref())
+    }
+
+    /// A pod whose records cannot be read.
+    fn unknown(&mut self, pod: &Pod) -> Result<(), Error> {
+        self.field("Name", get::name(pod))?;
+        self.optional("Namespace", pod.metadata.namespace.as_deref())?;
+        self.optional("UID", pod.metadata.uid.as_deref())?;
+        self.field("Status", "Unknown")?;
+        self.optional("Message", pod.status.as_ref().and_then(|status| status.message.as_deref()))
     }
 
     fn containers(&mut self, containers: &[Container], statuses: &[ContainerStatus]) -> Result<(), Error> {

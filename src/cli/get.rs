@@ -9,7 +9,7 @@ use super::names;
 use super::out::{self, Cell, Out};
 use super::{Context, Error, status};
 use crate::manifest::{self, Selector};
-use crate::state::{Listed, PodEntry};
+use crate::state::{Listed, PodEntry, Unreadable};
 
 /// Show pods as a table, JSON or YAML.
 #[derive(Debug, Args)]
@@ -136,7 +136,7 @@ impl Get {
             header.insert(0, "NAMESPACE");
         }
         if wide {
-            header.extend(["UID", "IMAGES"]);
+            header.extend(["UID", "IMAGES", "REASON"]);
         }
         let now = Timestamp::now();
         let rows: Vec<Vec<Cell>> = pods
@@ -156,6 +156,7 @@ impl Get {
                 if wide {
                     cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
                     cells.push(images(pod).into());
+                    cells.push(reason(pod).into());
                 }
                 cells
             })
@@ -191,21 +192,37 @@ impl Select {
             }
             let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
             for name in names {
-                match context.roots.find(&context.namespace, name) {
-                    Ok(entry) => found.pods.push(super::v1(&entry)),
+                match context.roots.find_any(&context.namespace, name) {
+                    Ok(Listed::Pod(entry)) => found.pods.push(super::v1(&entry)),
+                    Ok(Listed::Unreadable(it)) => {
+                        found.complaints.push(complaint(&it));
+                        found.pods.push(super::unknown(&it));
+                    }
+                    Ok(Listed::Unfinished { .. }) => found.complaints.push(format!("pod {name} is being made")),
                     Err(error) => found.complaints.push(super::error::sentence(&error)),
                 }
             }
             return Ok(found);
         }
-        let (entries, complaints) = self.entries(context)?;
-        Ok(Found { pods: entries.iter().map(super::v1).collect(), complaints })
+        let (entries, unreadable) = self.listed(context)?;
+        let mut pods: Vec<Pod> = entries.iter().map(super::v1).collect();
+        if self.selector.is_none() {
+            pods.extend(unreadable.iter().map(super::unknown));
+            pods.sort_by_cached_key(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
+        }
+        Ok(Found { pods, complaints: unreadable.iter().map(complaint).collect() })
     }
 
     /// All readable pods that the selection means, by namespace and name; a sentence for each unreadable one.
     pub(super) fn entries(&self, context: &Context) -> Result<(Vec<PodEntry>, Vec<String>), Error> {
+        let (entries, unreadable) = self.listed(context)?;
+        Ok((entries, unreadable.iter().map(complaint).collect()))
+    }
+
+    /// All readable pods that the selection means, by namespace and name, and those that cannot be read and may be meant.
+    pub(super) fn listed(&self, context: &Context) -> Result<(Vec<PodEntry>, Vec<Unreadable>), Error> {
         let mut entries = Vec::new();
-        let mut complaints = Vec::new();
+        let mut unreadable = Vec::new();
         for listed in context.roots.list()? {
             match listed {
                 Listed::Pod(entry) => {
@@ -221,8 +238,11 @@ impl Select {
                 }
                 // Its name is reserved, its record not written yet, or never will be: nothing to show.
                 Listed::Unfinished { .. } => {}
-                Listed::Unreadable { id, error, .. } => {
-                    complaints.push(format!("pod with uid {id}: {}", super::error::sentence(&error)));
+                Listed::Unreadable(it) => {
+                    let elsewhere = it.name.as_ref().is_some_and(|(namespace, _)| *namespace != context.namespace);
+                    if self.all_namespaces || !elsewhere {
+                        unreadable.push(*it);
+                    }
                 }
             }
         }
@@ -231,13 +251,30 @@ impl Select {
             (metadata.namespace.clone(), metadata.name.clone())
         };
         entries.sort_by_cached_key(key);
-        Ok((entries, complaints))
+        Ok((entries, unreadable))
     }
+}
+
+/// What to say of a pod whose records cannot be read.
+pub(super) fn complaint(it: &Unreadable) -> String {
+    let who = match &it.name {
+        Some((_, name)) => format!("pod {name} (uid {})", it.id),
+        None => format!("pod with uid {}", it.id),
+    };
+    let force = if it.live || it.is_garbage() { "" } else { " --force" };
+    format!("{who}: {}; to remove it: husk delete{force} {}", super::error::sentence(&it.error), it.id)
 }
 
 /// `metadata.name`.
 pub fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Why the pod as a whole is as it is, when there is something to say about that.
+fn reason(pod: &Pod) -> &str {
+    let fields = pod.status.as_ref().map(|status| [&status.message, &status.reason]);
+    let mut texts = fields.into_iter().flatten().flatten().map(String::as_str);
+    texts.find(|text| !text.is_empty()).unwrap_or_default()
 }
 
 /// The images of the app containers, each once, in the order of the spec.

@@ -28,10 +28,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::pod::{self, Liveness};
-use crate::state::{DEFAULT_ROOT, DEFAULT_STATE, PodEntry, Roots};
+use crate::state::{DEFAULT_ROOT, DEFAULT_STATE, Listed, PodEntry, Roots, Unreadable};
 pub use error::Error;
 
 /// Run Kubernetes pods on this host, without a daemon.
@@ -165,8 +166,31 @@ impl Context {
     }
 }
 
+/// Name of a pod, or its uid when that is all that is known.
+fn short_name(pod: &Listed) -> &str {
+    match pod {
+        Listed::Pod(entry) => entry.record.name(),
+        Listed::Unfinished { id, .. } => id,
+        Listed::Unreadable(it) => it.name.as_ref().map_or(&it.id, |(_, name)| name),
+    }
+}
+
 /// The pod as Kubernetes shows it.
 fn v1(entry: &PodEntry) -> Pod {
     let live = if entry.live { Liveness::Alive } else { Liveness::Dead };
     pod::to_v1(&entry.record, &entry.status, live)
+}
+
+/// A pod whose records cannot be read, as Kubernetes would show one of which nothing is known.
+fn unknown(it: &Unreadable) -> Pod {
+    let (namespace, name) = it.name.clone().unzip();
+    let metadata = ObjectMeta {
+        namespace,
+        name: Some(name.unwrap_or_else(|| it.id.clone())),
+        uid: Some(it.id.clone()),
+        ..ObjectMeta::default()
+    };
+    let status =
+        PodStatus { phase: Some("Unknown".into()), message: Some(it.error.to_string()), ..PodStatus::default() };
+    Pod { metadata, spec: None, status: Some(status) }
 }

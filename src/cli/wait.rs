@@ -196,7 +196,7 @@ fn wait_for(context: &Context, entry: PodEntry, goal: &Goal, deadline: Option<In
         // Looked at after the watch was set, so that nothing falls in between.
         let progress = match context.roots.look(&entry.id)? {
             Some(Listed::Pod(entry)) => goal.progress(&super::v1(&entry)),
-            Some(Listed::Unreadable { error, .. }) => return Err(error.into()),
+            Some(Listed::Unreadable(it)) => return Err(it.error.into()),
             Some(Listed::Unfinished { .. }) => Progress::NotYet,
             None if *goal == Goal::Delete => Progress::Met,
             None => Progress::Never("the pod was deleted".into()),

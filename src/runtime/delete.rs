@@ -1,10 +1,18 @@
 //! `husk delete`: asks the pod's supervisor, or collects a pod that has none.
 
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use husk_oci::sys::{fd, process};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::stat::stat;
+
 use super::{Error, remove, run::wait_until_unlocked};
-use crate::cgroup::Cgroupfs;
+use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
-use crate::state::{PodEntry, Roots};
+use crate::state::{Listed, Roots};
 
 /// How the pod shall end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,32 +25,53 @@ pub struct DeleteOptions {
     pub wait: bool,
 }
 
-/// Ends a pod and removes it. Blocks until everything is gone, if `wait`; otherwise until the supervisor has recorded the wish.
+/// How long a supervisor that was told to kill the pod at once may take, before keeper is killed instead.
+const FORCE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends a pod and removes it. Blocks until everything is gone, if `wait`; otherwise until the supervisor has recorded the wish. Its records need
+/// not be readable: a supervisor that lives knows them by heart, and what nobody runs is found by its id.
 ///
 /// # Errors
 /// The supervisor cannot be reached although keeper lives, or something cannot be removed. A pod that is gone is success.
-pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result<(), Error> {
-    let dir = roots.pod_dir(&entry.id);
+pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(), Error> {
+    let (id, dir) = (pod.id(), roots.pod_dir(pod.id()));
+    if let Listed::Unreadable(it) = pod
+        && !it.live
+        && !it.is_garbage()
+        && !options.force
+    {
+        let what = format!("{}; with --force it is removed all the same", it.error);
+        return Err(Error::Pod { pod: pod.full_name(), what });
+    }
     let request = Request::Delete { grace_seconds: options.grace_seconds, force: options.force, nowait: !options.wait };
-    let lives = || roots.is_live(&entry.id);
+    let lives = || roots.is_live(id);
     loop {
         if !lives() {
             let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-            remove::collect(roots, &driver, &entry.id).map_err(|errors| join(&errors))?;
+            remove::collect(roots, &driver, id).map_err(|errors| join(&errors))?;
             return remove::runtime_cgroup(roots, &driver);
         }
-        match Client::ask(&dir, &request, &[], lives).map(|(_, response, _)| response) {
-            Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: entry.full_name(), what: message }),
+        let answer = if options.force {
+            ask_in_time(&dir, &request, lives)
+        } else {
+            Client::ask(&dir, &request, &[], lives).map(|(_, response, _)| response)
+        };
+        match answer {
+            Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: pod.full_name(), what: message }),
             Ok(_) if !options.wait => return Ok(()),
             // The records go with the supervisor's last act; what is left when keeper is gone is ours.
             Ok(_) => wait_until_unlocked(&dir),
+            Err(_) if options.force && lives() => {
+                end_keeper(roots, &dir)?;
+                wait_until_unlocked(&dir);
+            }
             Err(e) if lives() => {
                 let what = format!(
-                    "its supervisor does not answer: {}; see supervisor.log in {}",
+                    "its supervisor does not answer: {}; see supervisor.log in {}, or use --force",
                     husk_oci::errno::io_text(&e),
                     dir.display()
                 );
-                return Err(Error::Pod { pod: entry.full_name(), what });
+                return Err(Error::Pod { pod: pod.full_name(), what });
             }
             // It came to its end before the answer did.
             Err(_) => {}
@@ -52,4 +81,59 @@ pub fn delete(roots: &Roots, entry: &PodEntry, options: DeleteOptions) -> Result
 
 pub(super) fn join(errors: &[Error]) -> Error {
     Error::Host { what: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ") }
+}
+
+/// Asks for what takes no time: a supervisor that has not answered then is of no use.
+fn ask_in_time(dir: &Path, request: &Request, lives: impl Fn() -> bool) -> std::io::Result<Response> {
+    let deadline = Instant::now() + FORCE_PATIENCE;
+    loop {
+        let attempt = Client::connect(dir).and_then(|mut client| {
+            client.send(request, &[])?;
+            let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+            match fd::poll(&mut fds, Some(deadline.saturating_duration_since(Instant::now())))? {
+                0 => Err(std::io::ErrorKind::TimedOut.into()),
+                _ => Ok(client.receive()?.0),
+            }
+        });
+        match attempt {
+            // A successor is on its way.
+            Err(_) if Instant::now() < deadline && lives() => std::thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
+    }
+}
+
+/// Kills the keeper of a pod whose supervisor is of no use, and by that everything in the pod.
+fn end_keeper(roots: &Roots, dir: &Path) -> Result<(), Error> {
+    let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+    let wanted = match stat(dir) {
+        // The pod has gone meanwhile, or its directory was set aside.
+        Err(nix::errno::Errno::ENOENT) => return Ok(()),
+        other => other.map_err(|e| Error::sys(format_args!("look at {}", dir.display()), e))?,
+    };
+    // The lock does not tell who holds it: `flock` knows the process that took it, which was `husk run`. keeper has it as this fd.
+    let lock = husk_pause::proto::KEEPER_LOCK_FD;
+    let holds = |pid: i32| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let held = stat(format!("/proc/{pid}/fd/{lock}").as_str());
+        comm.trim_end() == "keeper"
+            && held.is_ok_and(|held| (held.st_dev, held.st_ino) == (wanted.st_dev, wanted.st_ino))
+    };
+    let runtime = format!("{}/runtime", roots.cgroup_parent());
+    for pid in driver.processes(&runtime).map_err(|e| Error::Host { what: e.to_string() })? {
+        // First the fd, then the look: so it is this very process that is looked at.
+        if let Ok(pidfd) = process::pidfd_open(pid)
+            && holds(pid)
+        {
+            return match process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
+                Err(nix::errno::Errno::ESRCH) | Ok(()) => Ok(()),
+                Err(e) => Err(Error::sys(format_args!("kill keeper {pid}"), e)),
+            };
+        }
+    }
+    if !roots.is_live(&dir.file_name().unwrap_or_default().to_string_lossy()) {
+        return Ok(());
+    }
+    let what = format!("no keeper holds {}, though it is locked; see who does: fuser -v {0}", dir.display());
+    Err(Error::Host { what })
 }

@@ -115,7 +115,7 @@ pub fn sandbox(roots: &Roots, id: &str) -> Result<PodEntry, Refused> {
     }
     match roots.look(id)? {
         Some(Listed::Pod(entry)) if entry.record.driven() => Ok(seen(*entry)),
-        Some(Listed::Unreadable { error, .. }) => Err(error.into()),
+        Some(Listed::Unreadable(it)) => Err(it.error.into()),
         _ => Err(no_sandbox(id)),
     }
 }
@@ -281,7 +281,7 @@ pub fn remove_sandbox(roots: &Roots, id: &str) -> Result<(), Refused> {
         Err(e) if e.why == Refusal::NotFound => return Ok(()),
         other => other?,
     };
-    Ok(delete(roots, &entry, DeleteOptions { force: true, wait: true, grace_seconds: None })?)
+    Ok(delete(roots, &Listed::Pod(Box::new(entry)), DeleteOptions { force: true, wait: true, grace_seconds: None })?)
 }
 
 /// A process that a client runs in a container.

@@ -16,10 +16,7 @@ pub fn user_of(roots: &Roots, id: &str) -> Option<String> {
             let uses = entry.live && entry.record.containers.iter().any(|container| container.image_id == id);
             uses.then(|| entry.full_name())
         }
-        Listed::Unfinished { id: pod, live: true } | Listed::Unreadable { id: pod, live: true, .. } => {
-            Some(format!("with uid {pod}"))
-        }
-        Listed::Unfinished { .. } | Listed::Unreadable { .. } => None,
+        other => other.live().then(|| format!("with uid {}", other.id())),
     })
 }
 

@@ -153,8 +153,9 @@ fn logs(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<PathBuf> {
 pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, id: &str) -> Result<bool, Vec<Error>> {
     let one = |e: crate::state::Error| vec![Error::from(e)];
     let Some(_lock) = roots.seize(id).map_err(one)? else { return Ok(false) };
-    let record = match roots.look(id).map_err(one)? {
-        Some(Listed::Pod(entry)) => Some(entry.record),
+    let record = match roots.look(id) {
+        Ok(Some(Listed::Pod(entry))) => Some(entry.record),
+        // What it says cannot be known: everything that bears its id is looked for.
         _ => None,
     };
     pod(roots, driver, id, record.as_ref(), false)?;
@@ -170,19 +171,29 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     let mut report = GcReport::default();
     let mut known = std::collections::HashSet::new();
     for listed in roots.list()? {
-        let (id, name, dead) = match listed {
+        let (id, name) = (listed.id().to_owned(), listed.full_name());
+        let dead = match listed {
             Listed::Pod(entry) => {
                 let dead = !entry.live && entry.status.finished_at.is_none();
                 if dead && entry.record.driven() {
-                    known.insert(entry.id.clone());
+                    known.insert(id);
                     if let Err(e) = driven::settle_dead(roots, &entry.id) {
-                        report.failed.push(Error::Pod { pod: entry.full_name(), what: e.message });
+                        report.failed.push(Error::Pod { pod: name, what: e.message });
                     }
                     continue;
                 }
-                (entry.id.clone(), entry.full_name(), dead)
+                dead
             }
-            Listed::Unfinished { id, live } | Listed::Unreadable { id, live, .. } => (id.clone(), id, !live),
+            Listed::Unfinished { live, .. } => !live,
+            Listed::Unreadable(it) if it.live || it.is_garbage() => !it.live,
+            // It may be a finished pod, with logs that somebody wants.
+            Listed::Unreadable(it) => {
+                report.failed.push(Error::Pod {
+                    pod: name.clone(),
+                    what: format!("left as it is: {}; if it shall go: husk delete --force {id}", it.error),
+                });
+                false
+            }
         };
         known.insert(id.clone());
         if dead {
@@ -201,6 +212,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         }
     }
     orphans(roots, &known, &mut report)?;
+    if let Err(e) = roots.sweep_names() {
+        report.failed.push(e.into());
+    }
     if let Err(e) = roots.sweep() {
         report.failed.push(e.into());
     }

@@ -107,7 +107,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Unreadable { path, why } => {
-                write!(f, "record {} cannot be read: {why}; husk gc removes it and what belongs to it", path.display())
+                write!(f, "record {} cannot be understood: {why}", path.display())
             }
             Error::Version { path, found } => write!(
                 f,

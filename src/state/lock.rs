@@ -67,7 +67,7 @@ impl AsFd for Lock {
 
 fn open(path: &Path) -> Result<File, Error> {
     let mut options = OpenOptions::new();
-    options.read(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     match options.open(path) {
         // The instance's lock file; a pod's lock is its directory, which is never made here.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.file_name().is_some_and(|n| n == "lock") => {

@@ -32,7 +32,7 @@ pub mod record;
 
 pub use error::Error;
 pub use lock::{Lock, Mode as LockMode};
-pub use pods::{Listed, PodEntry, Reservation};
+pub use pods::{Listed, PodEntry, Reservation, Unreadable};
 
 /// Where the instance keeps things. Two instances with different roots never meet.
 #[derive(Clone, Debug, PartialEq, Eq)]

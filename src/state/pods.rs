@@ -34,14 +34,62 @@ pub enum Listed {
         live: bool,
     },
     /// Records that cannot be read: state `Unknown`, never taken for something else.
-    Unreadable {
-        /// Its name.
-        id: String,
-        /// Somebody holds its lock.
-        live: bool,
-        /// Why.
-        error: Error,
-    },
+    Unreadable(Box<Unreadable>),
+}
+
+/// A pod directory whose records cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// Its name.
+    pub id: String,
+    /// Namespace and name, as the reservation has them; `None` when nothing points to it.
+    pub name: Option<(String, String)>,
+    /// Somebody holds its lock.
+    pub live: bool,
+    /// Why.
+    pub error: Error,
+}
+
+impl Unreadable {
+    /// `namespace/name`, or the id when that is all there is.
+    pub fn full_name(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.clone(), |(namespace, name)| format!("{namespace}/{name}"))
+    }
+
+    /// Whether it may be taken away without being asked for: what it holds can't be read by anybody. A record of another husk is that husk's,
+    /// and an error of the disk, or of ours, may pass.
+    pub fn is_garbage(&self) -> bool {
+        matches!(self.error, Error::Unreadable { .. })
+    }
+}
+
+impl Listed {
+    /// The name of its directory.
+    pub fn id(&self) -> &str {
+        match self {
+            Listed::Pod(entry) => &entry.id,
+            Listed::Unfinished { id, .. } => id,
+            Listed::Unreadable(unreadable) => &unreadable.id,
+        }
+    }
+
+    /// Somebody holds its lock.
+    pub fn live(&self) -> bool {
+        match self {
+            Listed::Pod(entry) => entry.live,
+            Listed::Unfinished { live, .. } => *live,
+            Listed::Unreadable(unreadable) => unreadable.live,
+        }
+    }
+
+    /// `namespace/name`, or the id when that is all there is.
+    pub fn full_name(&self) -> String {
+        match self {
+            Listed::Pod(entry) => entry.full_name(),
+            Listed::Unfinished { id, .. } => id.clone(),
+            Listed::Unreadable(unreadable) => unreadable.full_name(),
+        }
+    }
 }
 
 /// A name and uid that are ours now.
@@ -71,18 +119,21 @@ pub enum Reserved {
 
 impl Reserved {
     /// What an existing directory means to somebody who wants it (`same`) or only its name; `None`: it is taken.
-    fn of(listed: Listed, same: bool) -> Option<Reserved> {
-        match listed {
+    ///
+    /// # Errors
+    /// Its records cannot be read, and are not for us to take away.
+    fn of(listed: Listed, same: bool) -> Result<Option<Reserved>, Error> {
+        Ok(match listed {
+            Listed::Unreadable(it) if !it.live && !it.is_garbage() => return Err(it.error),
             Listed::Pod(entry) if !entry.live && entry.status.finished_at.is_none() => {
                 Some(Reserved::Dead { id: entry.id })
             }
             Listed::Pod(entry) if same => Some(Reserved::Same(entry)),
-            Listed::Unfinished { live: false, id } | Listed::Unreadable { live: false, id, .. } => {
-                Some(Reserved::Dead { id })
-            }
+            Listed::Unfinished { live: false, id } => Some(Reserved::Dead { id }),
+            Listed::Unreadable(it) if !it.live => Some(Reserved::Dead { id: it.id }),
             Listed::Unfinished { live: true, .. } if same => Some(Reserved::Making),
             _ => None,
-        }
+        })
     }
 }
 
@@ -141,7 +192,7 @@ impl Roots {
             && let Ok(owner) = std::fs::read_link(link)
         {
             let owner = owner.to_string_lossy().into_owned();
-            match self.look(&owner)?.map(|listed| Reserved::of(listed, owner == id)) {
+            match self.look(&owner)?.map(|listed| Reserved::of(listed, owner == id)).transpose()? {
                 Some(Some(found)) => return Ok(found),
                 Some(None) => {
                     return Err(Error::NameTaken { namespace: namespace.into(), name: name.into(), uid: owner });
@@ -156,9 +207,10 @@ impl Roots {
                 return match (self.look(id)?, name) {
                     // Without a name the id is all there is to reserve.
                     (Some(listed), None) => {
-                        Reserved::of(listed, true).ok_or(Error::UidTaken { uid: id.into(), other: id.into() })
+                        Reserved::of(listed, true)?.ok_or(Error::UidTaken { uid: id.into(), other: id.into() })
                     }
                     (Some(Listed::Pod(entry)), _) => Err(Error::UidTaken { uid: id.into(), other: entry.full_name() }),
+                    (Some(Listed::Unreadable(it)), _) if it.live || !it.is_garbage() => Err(it.error),
                     _ => Ok(Reserved::Dead { id: id.into() }),
                 };
             }
@@ -187,7 +239,11 @@ impl Roots {
     pub fn list(&self) -> Result<Vec<Listed>, Error> {
         let mut found = Vec::new();
         for id in self.ids()? {
-            found.extend(self.look(&id)?);
+            match self.look(&id) {
+                Ok(listed) => found.extend(listed),
+                // One that cannot even be opened must not hide the others.
+                Err(error) => found.push(self.unreadable(id, false, error)),
+            }
         }
         Ok(found)
     }
@@ -222,6 +278,18 @@ impl Roots {
     /// # Errors
     /// There is none, or its records cannot be read.
     pub fn find(&self, namespace: &str, name: &str) -> Result<PodEntry, Error> {
+        match self.find_any(namespace, name)? {
+            Listed::Pod(entry) => Ok(*entry),
+            Listed::Unreadable(unreadable) => Err(unreadable.error),
+            Listed::Unfinished { .. } => Err(Error::NotFound { namespace: namespace.into(), name: name.into() }),
+        }
+    }
+
+    /// One pod by namespace and name, or by uid, whether its records can be read or not. Never [`Listed::Unfinished`].
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find_any(&self, namespace: &str, name: &str) -> Result<Listed, Error> {
         let not_found = || Error::NotFound { namespace: namespace.into(), name: name.into() };
         if name.is_empty() || name.contains('/') || namespace.contains('/') || name.starts_with('.') {
             return Err(not_found());
@@ -230,10 +298,13 @@ impl Roots {
             Ok(id) => id.to_string_lossy().into_owned(),
             Err(_) => name.to_owned(),
         };
-        match self.look(&id)? {
-            Some(Listed::Pod(entry)) if id != name || entry.record.namespace() == namespace => Ok(*entry),
-            Some(Listed::Unreadable { error, .. }) => Err(error),
-            _ => self.find_driven(namespace, name)?.ok_or_else(not_found),
+        match self.look(&id) {
+            Ok(Some(Listed::Pod(entry))) if id != name || entry.record.namespace() == namespace => {
+                Ok(Listed::Pod(entry))
+            }
+            Ok(Some(Listed::Unreadable(it))) => Ok(Listed::Unreadable(it)),
+            Ok(_) => self.find_driven(namespace, name)?.map(|entry| Listed::Pod(Box::new(entry))).ok_or_else(not_found),
+            Err(error) => Ok(self.unreadable(id, false, error)),
         }
     }
 
@@ -253,11 +324,21 @@ impl Roots {
     /// # Errors
     /// The directory cannot be opened or locked.
     pub fn look(&self, id: &str) -> Result<Option<Listed>, Error> {
+        if id.is_empty() || id.starts_with('.') || id.contains('/') {
+            // What a name points to may be anything after a crash of the disk.
+            return Ok(None);
+        }
         let dir = self.pod_dir(id);
         let live = match Lock::attempt(&dir, LockMode::Shared) {
             Ok(lock) => lock.is_none(),
-            Err(_) if !dir.exists() => return Ok(None),
-            Err(e) => return Err(e),
+            Err(e) => match not_a_directory(&dir) {
+                None => return Ok(None),
+                Some(true) => {
+                    let error = Error::Unreadable { path: dir, why: "it is no directory".into() };
+                    return Ok(Some(self.unreadable(id.to_owned(), false, error)));
+                }
+                Some(false) => return Err(e),
+            },
         };
         let id = id.to_owned();
         Ok(Some(match read_both(&dir) {
@@ -267,14 +348,62 @@ impl Roots {
             }
             Ok(Some((record, status))) => Listed::Pod(Box::new(PodEntry { id, record, status, live })),
             Ok(None) if !dir.exists() => return Ok(None),
+            // A supervisor listens, so the records were there: somebody has taken them away.
+            Ok(None) if live && dir.join("control.sock").exists() => {
+                let why = "it is missing although the pod runs".into();
+                let missing = ["pod.json", "status.json"].map(|name| dir.join(name)).into_iter().find(|p| !p.exists());
+                match missing {
+                    Some(path) => self.unreadable(id, live, Error::Unreadable { path, why }),
+                    // It has come, or the pod is just being removed.
+                    None => return self.look(&id),
+                }
+            }
             Ok(None) => Listed::Unfinished { id, live },
-            Err(error) => Listed::Unreadable { id, live, error },
+            Err(_) if not_a_directory(&dir).is_none() => return Ok(None),
+            Err(_) if not_a_directory(&dir) == Some(true) => {
+                let error = Error::Unreadable { path: dir, why: "it is no directory".into() };
+                self.unreadable(id, live, error)
+            }
+            Err(error) => self.unreadable(id, live, error),
         }))
     }
 
     /// Whether a keeper (or whoever makes or collects the pod) holds the lock.
     pub fn is_live(&self, id: &str) -> bool {
         matches!(Lock::attempt(&self.pod_dir(id), LockMode::Shared), Ok(None))
+    }
+
+    fn unreadable(&self, id: String, live: bool, error: Error) -> Listed {
+        let name = self.names_of(&id).first().and_then(|link| {
+            let (namespace, name) = link.file_name()?.to_str()?.split_once('_')?;
+            Some((namespace.to_owned(), name.to_owned()))
+        });
+        Listed::Unreadable(Box::new(Unreadable { id, name, live, error }))
+    }
+
+    /// The reservations that point to an id.
+    fn names_of(&self, id: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.state.join("names")).into_iter().flatten().flatten().map(|e| e.path());
+        entries.filter(|link| std::fs::read_link(link).is_ok_and(|owner| owner == Path::new(id))).collect()
+    }
+
+    /// Removes names that point to no pod. Whoever reserves one meanwhile is waited for.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn sweep_names(&self) -> Result<(), Error> {
+        let dangling = |link: &PathBuf| {
+            std::fs::read_link(link)
+                .is_ok_and(|id| std::fs::symlink_metadata(self.state.join("pods").join(id)).is_err())
+        };
+        let entries = std::fs::read_dir(self.state.join("names")).into_iter().flatten().flatten().map(|e| e.path());
+        let mut suspects: Vec<PathBuf> = entries.filter(dangling).collect();
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.global_lock()?;
+        suspects.retain(dangling);
+        suspects.iter().try_for_each(|link| std::fs::remove_file(link).map_err(|e| Error::io("remove name", link, &e)))
     }
 
     /// Takes a pod that has no keeper for good: its lock, so that nobody else collects it. `None` when it lives or is gone.
@@ -285,7 +414,12 @@ impl Roots {
         let _guard = self.global_lock()?;
         let dir = self.pod_dir(uid);
         match Lock::attempt(&dir, LockMode::Exclusive) {
-            Err(_) if !dir.exists() => Ok(None),
+            Err(e) => match not_a_directory(&dir) {
+                None => Ok(None),
+                // A link cannot be locked, and is nobody's pod.
+                Some(true) => Lock::attempt(&self.state.join("pods"), LockMode::Shared),
+                Some(false) => Err(e),
+            },
             other => other,
         }
     }
@@ -299,11 +433,7 @@ impl Roots {
             return Ok(());
         }
         let _guard = self.global_lock()?;
-        let alive = |l: &Listed| match l {
-            Listed::Pod(entry) => entry.live,
-            Listed::Unfinished { live, .. } | Listed::Unreadable { live, .. } => *live,
-        };
-        if !self.list()?.iter().any(alive) {
+        if !self.list()?.iter().any(Listed::live) {
             act();
         }
         Ok(())
@@ -318,24 +448,23 @@ impl Roots {
         let gone = self.state.join("pods").join(format!(".gone-{uid}"));
         {
             let _guard = self.global_lock()?;
-            if let Some((namespace, name)) = name {
-                let link = self.name_link(namespace, name);
-                if std::fs::read_link(&link).is_ok_and(|owner| owner == Path::new(uid)) {
-                    std::fs::remove_file(&link).map_err(|e| Error::io("remove name", &link, &e))?;
-                }
-            } else {
-                // The record is unreadable: find the name by its target.
-                for entry in std::fs::read_dir(self.state.join("names")).into_iter().flatten().flatten() {
-                    if std::fs::read_link(entry.path()).is_ok_and(|owner| owner == Path::new(uid)) {
-                        std::fs::remove_file(entry.path()).map_err(|e| Error::io("remove name", &entry.path(), &e))?;
-                    }
-                }
-            }
             // Left of an earlier pod of this id whose remover was killed; whoever makes the pod again does not wait for gc.
             remove_flat(&gone)?;
+            // First, so that a pod which could not be removed still has its name. A name without a pod is nobody's: the next one who
+            // wants it, or gc, takes it away.
             match std::fs::rename(&dir, &gone) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("set aside", &dir, &e)),
                 _ => {}
+            }
+            let links = match name {
+                Some((namespace, name)) => vec![self.name_link(namespace, name)],
+                // The record is unreadable: find the name by its target.
+                None => self.names_of(uid),
+            };
+            for link in links {
+                if std::fs::read_link(&link).is_ok_and(|owner| owner == Path::new(uid)) {
+                    std::fs::remove_file(&link).map_err(|e| Error::io("remove name", &link, &e))?;
+                }
             }
         }
         remove_flat(&gone)
@@ -345,9 +474,17 @@ impl Roots {
 /// Removes a directory of plain files; absent is fine.
 pub(crate) fn remove_flat(dir: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            std::fs::remove_file(dir).map_err(|e| Error::io("remove", dir, &e))
+        }
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir, &e)),
         _ => Ok(()),
     }
+}
+
+/// `None` when there is nothing, or nothing that can be looked at.
+fn not_a_directory(path: &Path) -> Option<bool> {
+    std::fs::symlink_metadata(path).ok().map(|meta| !meta.is_dir())
 }
 
 fn read_both(dir: &Path) -> Result<Option<(PodRecord, Status)>, Error> {

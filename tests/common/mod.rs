@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test crate uses its own part of this module")]
 
 pub mod image;
+pub mod inject;
 pub mod outside;
 pub mod run;
 

@@ -174,6 +174,10 @@ fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error
             Ok(None) => {
                 Ok(vec!["the pod's first supervisor died while it started the pod; its successor goes on".into()])
             }
+            // Not to be waited for: it may live for long.
+            Err(e) if dir.exists() => Ok(vec![format!(
+                "the pod's first supervisor died while it started the pod, and whether it has a successor cannot be seen: {e}"
+            )]),
             _ => {
                 let log = std::fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
                 let last = log.lines().last().unwrap_or("keeper died before a supervisor could answer");

@@ -33,6 +33,7 @@ enum Deed {
     Kill,
     DeleteNoWait,
     Gc,
+    Upgrade,
     Wait,
 }
 
@@ -71,7 +72,8 @@ fn deed(random: &mut Random) -> Deed {
         76..84 => Deed::Delete,
         84..90 => Deed::Kill,
         90..93 => Deed::DeleteNoWait,
-        93..97 => Deed::Gc,
+        93..96 => Deed::Gc,
+        96..98 => Deed::Upgrade,
         _ => Deed::Wait,
     }
 }
@@ -140,6 +142,7 @@ fn wrong(deed: Deed, pod: u64, output: &Output, token: &str) -> Option<String> {
                 "the process that holds them is dead",
                 "PID namespace has lost its init",
                 "it was killed",
+                "was killed before it was released",
             ],
         ),
         (Deed::Logs, Some(0)) => {
@@ -174,6 +177,10 @@ fn wrong(deed: Deed, pod: u64, output: &Output, token: &str) -> Option<String> {
         (Deed::Delete | Deed::Kill | Deed::DeleteNoWait, _) => failed(&[1], &[]),
         (Deed::Gc, Some(0)) => None,
         (Deed::Gc, _) => Some("gc failed".into()),
+        (Deed::Upgrade, Some(0)) => {
+            (out != format!("pod/{name} upgraded\n")).then(|| "upgrade said something else".into())
+        }
+        (Deed::Upgrade, _) => failed(&[1], &["does not run any more", "has come to its end"]),
         (Deed::Wait, Some(0)) => None,
         (Deed::Wait, _) => failed(&[1], &["timed out", "waited in vain"]),
     }
@@ -238,6 +245,7 @@ fn twenty_four_clients_on_ten_pods() {
         Deed::Kill,
         Deed::DeleteNoWait,
         Deed::Gc,
+        Deed::Upgrade,
         Deed::Wait,
     ];
     println!("{} calls; done/asked: {}", history.len(), deeds.map(count).join(", "));
@@ -273,6 +281,7 @@ fn act(host: &Host, deed: Deed, pod: u64, token: &str, short: bool) -> Output {
         Deed::Kill => call(&["delete", "pod", &name, "--force"]).finish(),
         Deed::DeleteNoWait => call(&["delete", "pod", &name, "--wait=false"]).finish(),
         Deed::Gc => call(&["gc"]).finish(),
+        Deed::Upgrade => call(&["upgrade", &name]).finish(),
         Deed::Wait => call(&["wait", &name, "--for=condition=Ready", "--timeout=1s"]).finish(),
     }
 }

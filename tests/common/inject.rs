@@ -143,7 +143,7 @@ impl Injector {
         let object = match fault.calls {
             Calls::Writes if call.kind.writes() => self.below(&call)?,
             Calls::Reads if call.kind == Kind::Reads => self.below(&call)?,
-            Calls::Descriptors if call.kind.makes_descriptor() && self.is_husk(notice.pid) => call.describe(),
+            Calls::Descriptors if call.makes_descriptor() && self.is_husk(notice.pid) => call.describe(),
             Calls::Descriptors if call.kind.writes() => self.below(&call)?,
             _ => return None,
         };
@@ -205,10 +205,6 @@ enum Kind {
 impl Kind {
     fn writes(self) -> bool {
         matches!(self, Kind::Takes | Kind::GivesBack | Kind::Opens)
-    }
-
-    fn makes_descriptor(self) -> bool {
-        matches!(self, Kind::Reads | Kind::Descriptor | Kind::Opens)
     }
 }
 
@@ -310,6 +306,11 @@ impl Call {
             }
         }
         Some(Call { pid: notice.pid, name, kind, object, args })
+    }
+
+    fn makes_descriptor(&self) -> bool {
+        matches!(self.kind, Kind::Descriptor | Kind::Opens)
+            || (self.kind == Kind::Reads && self.name.starts_with("open"))
     }
 
     fn describe(&self) -> String {

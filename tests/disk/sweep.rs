@@ -218,6 +218,8 @@ fn sweep(calls: Calls, errno: Errno, lasting: Lasting, stride: u64) {
     loop {
         drop(std::fs::remove_file(sync.join("go")));
         let fault = Fault { calls, at, errno, lasting };
+        // Captured, and shown when the test fails.
+        println!("{fault:?}");
         let round = Round { host: &host, injector: &injector, fault, sync: sync.clone() };
         if !round.live() || only.is_some() {
             break;

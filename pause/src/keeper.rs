@@ -392,7 +392,13 @@ impl Keeper {
                     reply.a = EBADF;
                 } else {
                     match self.slots.put(key, came) {
-                        Ok(old) => came = old.unwrap_or(-1),
+                        Ok(old) => {
+                            came = old.unwrap_or(-1);
+                            if key == SLOT_EXE {
+                                // It makes room for another, which is no failure however short it has lived.
+                                self.since_ms -= SETTLED_MS;
+                            }
+                        }
                         Err(errno) => reply.a = errno,
                     }
                 }

@@ -12,7 +12,8 @@
 //! | supervisor | `Quit`   |             |       |        |     | none: keeper exits 0, and with it the pod                    |
 //! | keeper     | `Exited` | `si_code`   | pid   | status |     | `Reap`, once the record is synced                            |
 //!
-//! Requests are answered in order; an answer repeats the slot. Slots are numbered from 1. `Put` replaces.
+//! Requests are answered in order; an answer repeats the slot. Slots are numbered from 1. `Put` replaces. Who puts another executable into
+//! [`SLOT_EXE`] and exits is followed by a supervisor of it at once.
 //! `Exited` comes unasked, one at a time: the next zombie is announced after the last one was reaped, and the current one is
 //! announced again to a supervisor that was started again. Every dead child of keeper is announced, orphans of the pod included.
 //!

@@ -1,6 +1,6 @@
 //! `husk exec`: a process in a running container, its standard streams relayed, its exit code ours.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
 use clap::Args;
@@ -65,13 +65,10 @@ impl Exec {
         // What the connection's end means depends on what has become of the pod meanwhile.
         let broken = |doing: &str, e: &std::io::Error| {
             let lives = context.roots.is_live(&entry.id);
-            Error::failed(match e.kind() {
-                _ if !lives => format!("pod {pod}: exec: it does not run any more"),
-                // A pod has a socket from its supervisor's first moment to its last.
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                    format!("pod {pod}: exec: it is just being started or removed")
-                }
-                _ => format!("pod {pod}: {doing} its supervisor: {}", husk_oci::errno::io_text(e)),
+            Error::failed(if lives {
+                format!("pod {pod}: {doing} its supervisor: {}", husk_oci::errno::io_text(e))
+            } else {
+                format!("pod {pod}: exec: it does not run any more")
             })
         };
         // From here on signals are read, not delivered: before raw mode, so that none falls in between.

@@ -20,6 +20,7 @@ mod run;
 mod span;
 mod status;
 mod terminal;
+mod upgrade;
 mod version;
 mod wait;
 mod watch;
@@ -88,6 +89,8 @@ enum Command {
     Gc(gc::Gc),
     /// Speak CRI in JSON over standard input and output
     Cri(cri::Cri),
+    /// Have pods that run looked after by this version of husk
+    Upgrade(upgrade::Upgrade),
     /// Print the version
     Version(version::Version),
 }
@@ -154,6 +157,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         Command::Image(command) => command.run(&context),
         Command::Gc(command) => command.run(&context),
         Command::Cri(command) => command.run(&context),
+        Command::Upgrade(command) => command.run(&context),
         Command::Version(command) => command.run(),
     }
 }

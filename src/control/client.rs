@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use husk_oci::sys::fd;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::{Request, Response};
@@ -68,6 +69,34 @@ impl Client {
                 client.send(request, fds)?;
                 let (response, fds) = client.receive()?;
                 Ok((client, response, fds))
+            });
+            match attempt {
+                Err(e) if is_absence(&e) && Instant::now() < deadline && lives() => std::thread::sleep(RETRY),
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`Client::ask`] for what is answered soon: a supervisor that has not answered within `patience` is of no use.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; `TimedOut`.
+    pub fn ask_within(
+        pod_dir: &Path,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        lives: impl Fn() -> bool,
+        patience: Duration,
+    ) -> io::Result<Response> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let attempt = Client::connect(pod_dir).and_then(|mut client| {
+                client.send(request, fds)?;
+                let mut ready = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
+                match fd::poll(&mut ready, Some(deadline.saturating_duration_since(Instant::now())))? {
+                    0 => Err(io::ErrorKind::TimedOut.into()),
+                    _ => Ok(client.receive()?.0),
+                }
             });
             match attempt {
                 Err(e) if is_absence(&e) && Instant::now() < deadline && lives() => std::thread::sleep(RETRY),

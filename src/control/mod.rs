@@ -27,6 +27,14 @@ pub enum Request {
         /// Answer `Ok` as soon as the deletion was recorded.
         nowait: bool,
     },
+    /// Who are you? Answered by `Version`.
+    Version,
+    /// Make room for a successor: the fd that comes with the packet is the executable of the next supervisor. Answered by `Ok` when keeper has
+    /// it; the supervisor then exits, and the next one answers what is asked from here on.
+    Upgrade {
+        /// What the successor can go on from.
+        knows: Formats,
+    },
     /// Run a process in a container. fds come with the packet: stdin, stdout, stderr (already pipes), or none with `tty`.
     /// Answers: `Started` (with the pty master as an fd when `tty`; more than once when a supervisor died meanwhile), then `Exited`; or `Error`
     /// with `exit_code` 125, 126 or 127. keeper holds the connection, so that the answer comes whatever becomes of the supervisor; one that ends
@@ -74,12 +82,33 @@ pub enum Request {
     StopSandbox,
 }
 
+/// The versions of what one supervisor leaves to the next that a husk understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Formats {
+    /// Of `pod.json` and `status.json`.
+    pub records: Vec<u32>,
+    /// Of keeper's protocol.
+    pub keeper: Vec<u64>,
+    /// Of the numbers under which fds stand in keeper.
+    pub slots: Vec<u32>,
+    /// Of the log writer's journal.
+    pub journal: Vec<u32>,
+}
+
 /// What the supervisor answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "camelCase")]
 pub enum Response {
     /// Done.
     Ok,
+    /// Who answers.
+    Version {
+        /// Version of husk.
+        version: String,
+        /// The supervisor's pid.
+        pid: i32,
+    },
     /// An exec is running.
     Started,
     /// An exec is over.

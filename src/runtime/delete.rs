@@ -2,10 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use husk_oci::sys::{fd, process};
-use nix::poll::{PollFd, PollFlags};
+use husk_oci::sys::process;
 use nix::sys::stat::stat;
 
 use super::{Error, remove, run::wait_until_unlocked};
@@ -52,7 +51,7 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
             return remove::runtime_cgroup(roots, &driver);
         }
         let answer = if options.force {
-            ask_in_time(&dir, &request, lives)
+            Client::ask_within(&dir, &request, &[], lives, FORCE_PATIENCE)
         } else {
             Client::ask(&dir, &request, &[], lives).map(|(_, response, _)| response)
         };
@@ -81,26 +80,6 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
 
 pub(super) fn join(errors: &[Error]) -> Error {
     Error::Host { what: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ") }
-}
-
-/// Asks for what takes no time: a supervisor that has not answered then is of no use.
-fn ask_in_time(dir: &Path, request: &Request, lives: impl Fn() -> bool) -> std::io::Result<Response> {
-    let deadline = Instant::now() + FORCE_PATIENCE;
-    loop {
-        let attempt = Client::connect(dir).and_then(|mut client| {
-            client.send(request, &[])?;
-            let mut fds = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
-            match fd::poll(&mut fds, Some(deadline.saturating_duration_since(Instant::now())))? {
-                0 => Err(std::io::ErrorKind::TimedOut.into()),
-                _ => Ok(client.receive()?.0),
-            }
-        });
-        match attempt {
-            // A successor is on its way.
-            Err(_) if Instant::now() < deadline && lives() => std::thread::sleep(Duration::from_millis(5)),
-            other => return other,
-        }
-    }
 }
 
 /// Kills the keeper of a pod whose supervisor is of no use, and by that everything in the pod.

@@ -15,6 +15,7 @@ pub mod run;
 pub mod sandbox;
 pub mod say;
 pub mod spec;
+pub mod upgrade;
 
 pub use delete::{DeleteOptions, delete};
 pub use error::Error;

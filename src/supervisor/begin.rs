@@ -123,7 +123,7 @@ impl Pod {
                 self.send_stop_signal(index);
             }
         }
-        say("info", "took over from a supervisor that died");
+        say("info", "took over from an earlier supervisor");
         Ok(())
     }
 
@@ -199,12 +199,19 @@ impl Pod {
             }
         };
         let commands = self.command_sender.clone();
-        tokio::task::spawn_local(async move {
+        self.serving = Some(tokio::task::spawn_local(async move {
             if let Err(e) = serve(listener, commands).await {
                 say("error", format_args!("control socket: {e}"));
             }
-        });
+        }));
         Ok(())
+    }
+
+    /// Leaves new connections to a successor.
+    pub(super) fn stop_listening(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
     }
 
     pub(super) fn warn(&mut self, text: String) {

@@ -40,7 +40,9 @@ impl Pod {
                     Ok(()) => return self.waiting_for_end.push(reply),
                     Err(e) => Err(e),
                 },
-                Request::Delete { .. } | Request::Exec { .. } => Err((Refusal::Unknown, "not asked here".into())),
+                Request::Delete { .. } | Request::Exec { .. } | Request::Version | Request::Upgrade { .. } => {
+                    Err((Refusal::Unknown, "not asked here".into()))
+                }
             }
         } else {
             let message = format!("pod {} lives by its manifest, no client drives it", self.record.full_name());

@@ -215,7 +215,10 @@ impl Pod {
             other => other.map_err(of_keeper)?,
         }
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
-        fd::write(start.as_fd(), b"1").map_err(|e| ours(format!("release the process: {}", Sys(e))))?;
+        fd::write(start.as_fd(), b"1").map_err(|e| match e {
+            nix::errno::Errno::EPIPE => ours("its process was killed before it was released".into()),
+            e => ours(format!("release the process: {}", Sys(e))),
+        })?;
         loop {
             match event(process).await.map_err(|e| ours(e.to_string()))? {
                 Event::Executed => break,

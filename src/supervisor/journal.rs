@@ -44,8 +44,11 @@ use std::path::{Path, PathBuf};
 /// The most that is moved, and held in memory, at once.
 const PORTION: usize = 64 * 1024;
 
+/// Version of the record.
+pub const VERSION: u32 = 1;
+
 /// `husklog` and the version of the record.
-const MAGIC: u64 = u64::from_le_bytes(*b"husklog\x01");
+const MAGIC: u64 = u64::from_le_bytes([b'h', b'u', b's', b'k', b'l', b'o', b'g', VERSION as u8]);
 
 /// Length of the record before L's path.
 const FIXED: usize = 48;

@@ -21,6 +21,7 @@ pub mod server;
 pub mod slots;
 mod start;
 pub mod streams;
+pub mod upgrade;
 pub mod watch;
 
 use crate::runtime::Error;
@@ -54,7 +55,10 @@ fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -
     let keeper_error = |e: keeper::Error| Error::Host { what: e.to_string() };
     // /proc/<pid> of ours is root's alone, also for a process that a container puts into our place (CVE-2019-5736).
     process::set_dumpable(false).map_err(|e| Error::sys("become undumpable", e))?;
-    let mut keeper = keeper::Keeper::new(socket).map_err(keeper_error)?;
+    let mut keeper = match keeper::Keeper::new(socket) {
+        Err(e @ keeper::Error::Version { .. }) => return Err(upgrade::strange_keeper(&e)),
+        other => other.map_err(keeper_error)?,
+    };
     let dir = roots.pod_dir(uid);
     if !dir.exists() {
         // Our predecessor had removed everything when it died.
@@ -67,7 +71,20 @@ fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -
         .map_err(|e| Error::io("start the event loop", &e))?;
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
-        let pod = pod::Pod::new(roots, PodDir::open(dir)?, keeper, ready)?;
-        pod.run().await
+        let dir = PodDir::open(dir)?;
+        match dir.read() {
+            // The first supervisor's failure is that of `husk run`.
+            Err(e) if ready.is_none() => upgrade::caretaker(&dir, keeper, e).await,
+            Ok(None) if ready.is_none() => {
+                let why = "it is missing although the pod runs".into();
+                let path = dir.path.join("pod.json or status.json");
+                upgrade::caretaker(&dir, keeper, crate::state::Error::Unreadable { path, why }).await
+            }
+            records => {
+                let missing = || Error::Internal { what: format!("no records in {}", dir.path.display()) };
+                let (record, status) = records?.ok_or_else(missing)?;
+                pod::Pod::new(roots, dir, record, status, keeper, ready)?.run().await
+            }
+        }
     })
 }

@@ -10,12 +10,14 @@ use std::time::Duration;
 use husk_oci::sys::{clock, process};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::begin::staging;
 use super::keeper::Keeper;
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
+use super::upgrade::version;
 use super::watch::watch;
 use crate::cgroup::Cgroupfs;
 use crate::control::{Ready, Refusal, Request, Response};
@@ -107,6 +109,10 @@ pub struct Pod {
     pub(super) ready: Option<std::fs::File>,
     pub(super) warnings: Vec<String>,
     pub(super) over: bool,
+    /// A successor comes after us.
+    pub(super) handed_over: bool,
+    /// The task that accepts connections.
+    pub(super) serving: Option<JoinHandle<()>>,
 }
 
 pub(super) fn now() -> Now {
@@ -117,10 +123,15 @@ impl Pod {
     /// Takes a pod over: a new one, or one whose last supervisor died.
     ///
     /// # Errors
-    /// keeper does not answer, or the records cannot be read.
-    pub fn new(roots: Roots, dir: PodDir, mut keeper: Keeper, ready: Option<OwnedFd>) -> Result<Pod, Error> {
-        let (record, status) =
-            dir.read()?.ok_or(Error::Internal { what: format!("no records in {}", dir.path.display()) })?;
+    /// keeper does not answer.
+    pub fn new(
+        roots: Roots,
+        dir: PodDir,
+        record: PodRecord,
+        status: Status,
+        mut keeper: Keeper,
+        ready: Option<OwnedFd>,
+    ) -> Result<Pod, Error> {
         let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
         let io = |doing: &'static str| move |e: std::io::Error| Error::io(doing, &e);
         let copy = keeper.as_fd().try_clone_to_owned().map_err(io("duplicate the socket to keeper"))?;
@@ -150,10 +161,12 @@ impl Pod {
             ready: ready.map(std::fs::File::from),
             warnings: Vec::new(),
             over: false,
+            handed_over: false,
+            serving: None,
         })
     }
 
-    /// Runs the pod to its end. keeper is told to quit before this returns.
+    /// Runs the pod to its end, or until a successor takes it over. At the pod's end keeper is told to quit before this returns.
     ///
     /// # Errors
     /// The pod could not be started (it is undone then), or keeper is gone.
@@ -179,9 +192,11 @@ impl Pod {
                 // From here on this process mostly sleeps.
                 process::release_free_memory();
                 let mut wake = wake;
-                while !self.over {
+                while !self.over && !self.handed_over {
                     self.wait(wake).await?;
-                    wake = self.settle().await?;
+                    if !self.handed_over {
+                        wake = self.settle().await?;
+                    }
                 }
             }
             Err(e) => self.undo(&e).await?,
@@ -189,6 +204,9 @@ impl Pod {
         // The connections' tasks pass on what they were given before the thread is lost to waiting for keeper.
         for _ in 0..LAST_TURNS {
             tokio::task::yield_now().await;
+        }
+        if self.handed_over {
+            return Ok(());
         }
         self.reap_all();
         self.keeper.quit().map_err(|e| Error::Host { what: e.to_string() })
@@ -335,6 +353,8 @@ impl Pod {
                 let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0 };
                 self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
             }
+            Request::Version => drop(reply.send((version(), None))),
+            Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
             other => self.drive(other, fds, reply).await,
         }
     }

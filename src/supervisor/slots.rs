@@ -2,6 +2,9 @@
 
 use crate::state::record::Status;
 
+/// Version of this numbering: a supervisor finds what another one has put there.
+pub const VERSION: u32 = 1;
+
 /// The control socket's listener.
 pub const CONTROL: u64 = 2;
 /// Staging of the log writer: pipe's ends and the journal.

@@ -12,4 +12,5 @@ mod quickstart;
 mod sandbox;
 mod state;
 mod termination;
+mod upgrade;
 mod volumes;

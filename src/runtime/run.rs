@@ -66,7 +66,14 @@ pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error
             Reserved::New(reservation) => return start(roots, &driver, record, reservation),
             Reserved::Same(entry) => return same(&entry, record),
             Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
-            Reserved::Making => break,
+            Reserved::Making => {
+                let what = format!(
+                    "somebody else has been making it for {} s; see supervisor.log in {}",
+                    MAKING_PATIENCE.as_secs(),
+                    roots.pod_dir(id).display()
+                );
+                return Err(Error::Pod { pod: record.full_name(), what });
+            }
             // Every start collects for its own name.
             Reserved::Dead { id } => {
                 remove::collect(roots, &driver, &id).map_err(first)?;

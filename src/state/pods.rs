@@ -128,6 +128,8 @@ impl Reserved {
             Listed::Pod(entry) if !entry.live && entry.status.finished_at.is_none() => {
                 Some(Reserved::Dead { id: entry.id })
             }
+            // Its keeper lives, and its first supervisor has not got as far as the sandbox.
+            Listed::Pod(entry) if same && entry.live && entry.status.sandbox.is_none() => Some(Reserved::Making),
             Listed::Pod(entry) if same => Some(Reserved::Same(entry)),
             Listed::Unfinished { live: false, id } => Some(Reserved::Dead { id }),
             Listed::Unreadable(it) if !it.live => Some(Reserved::Dead { id: it.id }),

@@ -100,8 +100,7 @@ impl Pod {
         }
         for (index, attempt) in attempts.into_iter().enumerate() {
             let number = self.status.containers[index].slot;
-            let State::Running { ref id, pid, start_ticks, started_at, stopping } =
-                self.status.containers[index].state
+            let State::Running { ref id, pid, start_ticks, started_at, stopping } = self.status.containers[index].state
             else {
                 self.recover_ended(index, attempt)?;
                 continue;

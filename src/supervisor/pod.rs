@@ -241,7 +241,9 @@ impl Pod {
     /// before keeper, which holds the pipes, is told to quit. Only a deletion, which takes the logs too, does not wait.
     fn must_wait(&self, action: Action) -> bool {
         match action {
-            Action::Start { index, .. } => self.leaving.iter().any(|l| l.instance.slot == self.status.containers[index].slot),
+            Action::Start { index, .. } => {
+                self.leaving.iter().any(|l| l.instance.slot == self.status.containers[index].slot)
+            }
             Action::Finish => !self.leaving.is_empty(),
             _ => false,
         }

@@ -351,7 +351,7 @@ impl Stage {
         }
         let group = status(tid).map_or(tid, |status| status.group);
         self.groups.insert(tid, group);
-        self.since.insert(group, husk::state::start_ticks(group));
+        self.since.insert(group, husk::state::start_ticks(group).expect("/proc can be read"));
         group
     }
 
@@ -392,7 +392,7 @@ impl Stage {
     /// Is the process of this number still the one that we have seen under it?
     fn is_the_same(&self, pid: i32) -> bool {
         let since = self.since.get(&pid).copied().flatten();
-        since.is_some() && husk::state::start_ticks(pid) == since
+        since.is_some() && husk::state::start_ticks(pid).expect("/proc can be read") == since
     }
 
     /// Who plays a part now.

@@ -27,6 +27,9 @@ pub struct DeleteOptions {
 /// How long a supervisor that was told to kill the pod at once may take, before keeper is killed instead.
 const FORCE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long to wait for somebody else who is removing the pod.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Ends a pod and removes it. Blocks until everything is gone, if `wait`; otherwise until the supervisor has recorded the wish. Its records need
 /// not be readable: a supervisor that lives knows them by heart, and what nobody runs is found by its id.
 ///
@@ -47,8 +50,13 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
     loop {
         if !lives() {
             let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-            remove::collect(roots, &driver, id).map_err(|errors| join(&errors))?;
-            return remove::runtime_cgroup(roots, &driver);
+            let collected = remove::collect(roots, &driver, id).map_err(|errors| join(&errors))?;
+            if collected || !dir.exists() {
+                return remove::runtime_cgroup(roots, &driver);
+            }
+            // Somebody holds its lock: another who collects it, or keeper, and the look above went wrong.
+            std::thread::sleep(LOOK_AGAIN);
+            continue;
         }
         let answer = if options.force {
             Client::ask_within(&dir, &request, &[], lives, FORCE_PATIENCE)

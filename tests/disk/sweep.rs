@@ -1,6 +1,7 @@
 //! Each call of husk that changes a file fails once, or fails from there on until the disk is well again: in the command line, in keeper, in
 //! the supervisor and in the set-up of a container, wherever the count happens to fall.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,15 +61,20 @@ struct Round<'a> {
     fault: Fault,
     /// Shared with the container; no call on it fails.
     sync: PathBuf,
+    /// What the calls came to.
+    said: RefCell<Vec<String>>,
 }
 
 impl Round<'_> {
     fn call(&self, args: &[&str], stdin: &str) -> Output {
-        self.injector.start(self.host.job(args).stdin(stdin).patience(Duration::from_secs(30))).finish()
+        let output = self.injector.start(self.host.job(args).stdin(stdin).patience(Duration::from_secs(30))).finish();
+        self.said.borrow_mut().push(format!("husk {}: {:?} {}", args.join(" "), output.code, output.err().trim()));
+        output
     }
 
     fn context(&self) -> String {
-        let mut text = format!("{:?}; made to fail:\n  {}", self.fault, self.injector.failed().join("\n  "));
+        let (failed, said) = (self.injector.failed().join("\n  "), self.said.borrow().join("\n  "));
+        let mut text = format!("{:?}; made to fail:\n  {failed}\nsaid:\n  {said}", self.fault);
         for dir in self.host.pod_dirs() {
             for file in ["status.json", "supervisor.log"] {
                 text += &format!("\n-- {file}\n{}", std::fs::read_to_string(dir.join(file)).unwrap_or_default());
@@ -220,7 +226,7 @@ fn sweep(calls: Calls, errno: Errno, lasting: Lasting, stride: u64) {
         let fault = Fault { calls, at, errno, lasting };
         // Captured, and shown when the test fails.
         println!("{fault:?}");
-        let round = Round { host: &host, injector: &injector, fault, sync: sync.clone() };
+        let round = Round { host: &host, injector: &injector, fault, sync: sync.clone(), said: RefCell::default() };
         if !round.live() || only.is_some() {
             break;
         }

@@ -173,7 +173,9 @@ fn what_is_no_pod_directory_is_shown_and_collected() {
 fn a_record_of_another_husk_is_left_alone_unless_it_is_deleted_by_force() {
     let host = Host::new();
     let pod = host.run("newer", &manifest("newer", json!({"containers": [container("main", "echo kept", json!({}))]})));
-    wait_for("the pod to be finished", || pod.status().finished_at);
+    wait_for("keeper to go", || {
+        husk::state::Lock::attempt(&pod.dir, husk::state::LockMode::Shared).expect("the pod is there")
+    });
     host.ok(&["wait", "pod", "newer", "--for=phase=Succeeded"]);
     let (uid, path) = (uid(&pod), pod.dir.join("status.json"));
     let (ours, newer) = (format!("\"version\":{VERSION}"), VERSION + 1);

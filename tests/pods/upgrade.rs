@@ -61,7 +61,7 @@ fn supervisors_are_exchanged_and_nothing_in_the_pod_notices() {
     assert_eq!(size(&pod), fs::metadata(&one).expect("look").len());
 
     let follower = host.job(&["logs", "watched", "-c", "main", "-f"]).start();
-    let script = "i=0; until [ -e /sync/stop ]; do i=$((i+1)); echo exec $i; usleep 1000; done; echo over $i; exit 45";
+    let script = "i=0; until [ -e /sync/over ]; do i=$((i+1)); echo exec $i; usleep 1000; done; echo over $i; exit 45";
     let exec = host.job(&["exec", "watched", "-c", "main", "--", "/bin/sh", "-c", script]).start();
     for (round, program) in [&two, &one, &two, &two, &one].into_iter().enumerate() {
         let before = pod.supervisor();
@@ -78,8 +78,10 @@ fn supervisors_are_exchanged_and_nothing_in_the_pod_notices() {
     sigkill(pod.supervisor());
     wait_for("the successor", || (size(&pod) == fs::metadata(&one).expect("look").len()).then_some(()));
 
-    fs::write(sync.join("stop"), b"").expect("let them stop");
+    // The end of its container would be its own.
+    fs::write(sync.join("over"), b"").expect("let the exec end");
     let exec = exec.finish();
+    fs::write(sync.join("stop"), b"").expect("let them stop");
     assert_eq!(exec.code, Some(45), "{exec}");
     let told = exec.out();
     let last: usize =

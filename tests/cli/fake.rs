@@ -124,15 +124,15 @@ impl FakePod {
 
     /// Writes the status: `main` in this state, the other container running, and what `change` does to it.
     pub fn status(&self, main: Value, change: impl FnOnce(&mut Value)) {
-        let container = |name: &str, kind: &str, state: Value| json!({"name": name, "kind": kind, "attempt": 0, "state": state, "last": null, "backoff": null});
+        let container = |slot: u32, name: &str, kind: &str, state: Value| json!({"name": name, "kind": kind, "attempt": 0, "state": state, "last": null, "backoff": null, "slot": slot});
         let mut status = json!({
             "version": VERSION, "boot_id": husk::state::boot_id().expect("a boot id"), "start_time": "2026-01-01T00:00:00Z",
             "sandbox": {"pid": 1, "start_ticks": 1, "ready_at": "2026-01-01T00:00:00Z", "ended": false},
             "initialized_at": "2026-01-01T00:00:02Z",
             "containers": [
-                container("setup", "init", terminated(0, 0)),
-                container("main", "app", main),
-                container("other", "app", running()),
+                container(0, "setup", "init", terminated(0, 0)),
+                container(1, "main", "app", main),
+                container(2, "other", "app", running()),
             ],
             "deletion": null, "finished_at": null, "failure": null,
         });

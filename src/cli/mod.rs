@@ -28,7 +28,7 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -67,32 +67,67 @@ struct Global {
     namespace: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Start the pods of a manifest
-    Run(run::Run),
-    /// Show pods as a table, JSON or YAML
-    Get(get::Get),
-    /// Tell all about pods, for people
-    Describe(describe::Describe),
-    /// Print what a container wrote
-    Logs(logs::Logs),
-    /// Run a command in a container
-    Exec(exec::Exec),
-    /// End pods and remove what they used
-    Delete(delete::Delete),
-    /// Wait until pods are as asked
-    Wait(wait::Wait),
-    /// Load, import, list and remove images
-    Image(image::Image),
-    /// Remove what pods left behind that were killed with their keeper
-    Gc(gc::Gc),
-    /// Speak CRI in JSON over standard input and output
-    Cri(cri::Cri),
-    /// Have pods that run looked after by this version of husk
-    Upgrade(upgrade::Upgrade),
-    /// Print the version
-    Version(version::Version),
+/// The commands: what the list in `husk --help` says, the word, the arguments.
+///
+/// Only the command that was asked for builds its options ([`clap::Command::defer`]): every call of husk is a program start, and the
+/// options of all the others would be a good part of it.
+macro_rules! commands {
+    ($($about:literal $name:literal $variant:ident($arguments:ty),)*) => {
+        #[derive(Debug)]
+        enum Command {
+            $(#[doc = $about] $variant($arguments),)*
+        }
+
+        impl Subcommand for Command {
+            fn augment_subcommands(root: clap::Command) -> clap::Command {
+                root$(.subcommand(clap::Command::new($name).about($about).defer(|c| <$arguments>::augment_args(c))))*
+            }
+
+            fn augment_subcommands_for_update(root: clap::Command) -> clap::Command {
+                Self::augment_subcommands(root)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                [$($name),*].contains(&name)
+            }
+        }
+
+        impl FromArgMatches for Command {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                match matches.subcommand() {
+                    $(Some(($name, own)) => <$arguments>::from_arg_matches(own).map(Command::$variant),)*
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                Self::from_arg_matches(matches).map(|command| *self = command)
+            }
+        }
+
+        impl Command {
+            fn run(self, context: &Context) -> Result<(), Error> {
+                match self {
+                    $(Command::$variant(command) => command.run(context),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    "Start the pods of a manifest" "run" Run(run::Run),
+    "Show pods as a table, JSON or YAML" "get" Get(get::Get),
+    "Tell all about pods, for people" "describe" Describe(describe::Describe),
+    "Print what a container wrote" "logs" Logs(logs::Logs),
+    "Run a command in a container" "exec" Exec(exec::Exec),
+    "End pods and remove what they used" "delete" Delete(delete::Delete),
+    "Wait until pods are as asked" "wait" Wait(wait::Wait),
+    "Load, import, list and remove images" "image" Image(image::Image),
+    "Remove what pods left behind that were killed with their keeper" "gc" Gc(gc::Gc),
+    "Speak CRI in JSON over standard input and output" "cri" Cri(cri::Cri),
+    "Have pods that run looked after by this version of husk" "upgrade" Upgrade(upgrade::Upgrade),
+    "Print the version" "version" Version(version::Version),
 }
 
 /// What a command works with.
@@ -133,7 +168,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<(), Error> {
     if let Command::Version(command) = cli.command {
-        return command.run();
+        return command.print();
     }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::failed(format!(
@@ -146,20 +181,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
         namespace_given: cli.global.namespace.is_some(),
         namespace: cli.global.namespace.unwrap_or_else(|| "default".into()),
     };
-    match cli.command {
-        Command::Run(command) => command.run(&context),
-        Command::Get(command) => command.run(&context),
-        Command::Describe(command) => command.run(&context),
-        Command::Logs(command) => command.run(&context),
-        Command::Exec(command) => command.run(&context),
-        Command::Delete(command) => command.run(&context),
-        Command::Wait(command) => command.run(&context),
-        Command::Image(command) => command.run(&context),
-        Command::Gc(command) => command.run(&context),
-        Command::Cri(command) => command.run(&context),
-        Command::Upgrade(command) => command.run(&context),
-        Command::Version(command) => command.run(),
-    }
+    cli.command.run(&context)
 }
 
 impl Context {

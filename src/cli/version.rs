@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::Error;
 use super::get::Format;
 use super::out::Out;
+use super::{Context, Error};
 
 /// Print the version.
 #[derive(Debug, Args)]
@@ -16,7 +16,12 @@ pub struct Version {
 }
 
 impl Version {
-    pub(super) fn run(self) -> Result<(), Error> {
+    pub(super) fn run(self, _context: &Context) -> Result<(), Error> {
+        self.print()
+    }
+
+    /// Needs neither root nor roots.
+    pub(super) fn print(self) -> Result<(), Error> {
         let mut out = Out::new();
         let version = env!("CARGO_PKG_VERSION");
         let value = serde_json::json!({

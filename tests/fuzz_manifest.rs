@@ -181,7 +181,7 @@ fn drive(bytes: &[u8]) -> bool {
             sums.expect("amounts of a valid pod can be read");
             let node = command::Node { cpu_millis: 4000, memory_bytes: 1 << 34 };
             for c in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-                let declared = command::env(c, &pod, node).expect("environment of a valid pod can be resolved");
+                let declared = command::env(c, &pod, &|| node).expect("environment of a valid pod can be resolved");
                 let all = command::environment(&["PATH=/bin".to_owned()], &declared, "host", false);
                 assert!(all.iter().all(|v| !v.contains('\0') && v.contains('=')));
                 if let Ok(argv) = command::argv(c, &["/entry".to_owned()], &[], &declared) {

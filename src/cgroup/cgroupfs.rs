@@ -5,6 +5,7 @@ use super::limits::{Limits, Setting};
 use super::{CgroupDriver, Error, Placement};
 use husk_oci::errno::Sys;
 use husk_oci::sys;
+use husk_oci::sys::path::read_text;
 use nix::errno::Errno;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -231,7 +232,7 @@ impl CgroupDriver for Cgroupfs {
             (None, Some(h)) => h.mount.join(path).join("memory.events"),
             (None, None) => return Ok(0),
         };
-        match std::fs::read_to_string(&file) {
+        match read_text(&file, 256) {
             Ok(text) => Ok(counter(&text, "oom_kill").unwrap_or(0)),
             Err(e) if is_gone(&e) => Ok(0),
             Err(e) => Err(Error::kernel("read", &file, &e)),
@@ -308,22 +309,24 @@ fn make_dir(mount: &Path, path: &str, made: &mut Made) -> Result<PathBuf, Error>
     Err(Error::kernel("make", &leaf, &e))
 }
 
-/// A new cpuset has neither CPUs nor memory nodes, and no task may enter it: gives each level on the way what its parent has.
+/// A new cpuset has neither CPUs nor memory nodes, and no task may enter it: it gets what its parent has, and so do parents that are as empty.
 fn inherit_cpuset(mount: &Path, path: &str) -> Result<(), Error> {
-    let mut dir = mount.to_path_buf();
-    for part in path.split('/') {
-        let parent = dir.clone();
-        dir.push(part);
-        for name in ["cpuset.cpus", "cpuset.mems"] {
-            let (from, to) = (parent.join(name), dir.join(name));
-            let own = std::fs::read_to_string(&to).map_err(|e| Error::kernel("read", &to, &e))?;
-            if own.trim().is_empty() {
-                let value = std::fs::read_to_string(&from).map_err(|e| Error::kernel("read", &from, &e))?;
-                write_setting(&to, value.trim())?;
-            }
+    ["cpuset.cpus", "cpuset.mems"].into_iter().try_for_each(|name| filled(mount, Path::new(path), name).map(drop))
+}
+
+/// The value of `name` in `path`, which is filled from above first when it is empty.
+fn filled(mount: &Path, path: &Path, name: &str) -> Result<String, Error> {
+    let file = mount.join(path).join(name);
+    let own = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
+    match path.parent() {
+        Some(parent) if own.trim().is_empty() => {
+            let value = filled(mount, parent, name)?;
+            write_setting(&file, value.trim())?;
+            Ok(value)
         }
+        // The root of a hierarchy has everything.
+        _ => Ok(own),
     }
-    Ok(())
 }
 
 /// Enables controllers in every parent of `path`, the root first. Writing what is enabled already is free and always allowed.
@@ -349,7 +352,7 @@ fn enable(mount: &Path, path: &str, controllers: &[&str]) -> Result<(), Error> {
 
 fn controllers_of(dir: &Path) -> Result<HashSet<String>, Error> {
     let file = dir.join("cgroup.controllers");
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::kernel("read", &file, &e))?;
+    let text = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
     Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
@@ -388,7 +391,7 @@ fn members(dir: &Path) -> Result<Vec<i32>, Error> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
         let file = dir.join("cgroup.procs");
-        match std::fs::read_to_string(&file) {
+        match read_text(&file, 1024) {
             // 0 stands for a process that our PID namespace can't see.
             Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
             Err(e) if is_gone(&e) => continue,
@@ -429,7 +432,7 @@ fn kill_frozen(freezer: &Path, dir: &Path, path: &str) -> Result<(), Error> {
     set("FROZEN")?;
     // A task in an uninterruptible sleep freezes when that ends; it can't fork before, so waiting for it is not needed for long.
     for _ in 0..20 {
-        match std::fs::read_to_string(&state) {
+        match read_text(&state, 64) {
             Ok(text) if text.trim() == "FREEZING" => std::thread::sleep(Duration::from_millis(1)),
             _ => break,
         }

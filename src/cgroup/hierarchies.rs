@@ -1,6 +1,7 @@
 //! Which cgroup hierarchies this host has, read once from `/proc/self/mountinfo`.
 
 use super::Error;
+use husk_oci::sys::path::{read_text, read_whole};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -72,11 +73,11 @@ impl Hierarchies {
     /// [`Error::NoHierarchy`] when nothing is mounted.
     pub fn detect() -> Result<Self, Error> {
         let file = Path::new("/proc/self/mountinfo");
-        let table = std::fs::read(file).map_err(|e| Error::kernel("read", file, &e))?;
+        let table = read_whole(file, 4 << 10).map_err(|e| Error::kernel("read", file, &e))?;
         let mut all = parse_mountinfo(&table);
         if let Some(v2) = &mut all.v2 {
             let file = v2.mount.join("cgroup.controllers");
-            let text = std::fs::read_to_string(&file).map_err(|e| Error::kernel("read", &file, &e))?;
+            let text = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
             v2.controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
         }
         if all.v1.is_empty() && all.v2.is_none() { Err(Error::NoHierarchy) } else { Ok(all) }

@@ -100,7 +100,7 @@ fn invalid(source: &str, errors: &manifest::Errors) -> Error {
 
 /// At most one byte more than a manifest may have: the parser then names the limit.
 fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(8 << 10);
     from.take(manifest::MAX_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::failed(format!("read manifest {name}: {}", husk_oci::errno::io_text(&e))))?;

@@ -629,7 +629,7 @@ fn config_name(id: &str) -> Result<CString, Error> {
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, Errno> {
     let errno = |e: std::io::Error| husk_oci::errno::Sys::from(&e).0;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(8 << 10);
     std::fs::File::open(path).map_err(errno)?.take(MAX_RECORD).read_to_end(&mut bytes).map_err(errno)?;
     Ok(bytes)
 }

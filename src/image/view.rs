@@ -36,17 +36,13 @@ impl View {
             tree::open_dir(layer)
                 .map_err(|e| Error::io("open", format!("the layer {}", printable(layer.as_os_str().as_bytes())), e))
         };
-        let fds = layers.iter().map(open).collect::<Result<Vec<OwnedFd>, Error>>()?;
+        let mut fds = layers.iter().map(open).collect::<Result<Vec<OwnedFd>, Error>>()?;
         let failed = |errno| Error::io("look into", "the image's layers", errno);
-        let root = match fds.as_slice() {
-            [] => return Err(Error::content("an image without layers has no tree")),
-            [layer] => {
-                let clone = mount::clone_tree_fd(layer.as_fd(), false).map_err(failed)?;
-                mount::mount_setattr(clone.as_fd(), SetAttr { set: ATTRIBUTES, ..SetAttr::default() })
-                    .map_err(failed)?;
-                clone
-            }
-            fds => overlay(layers, fds).map_err(failed)?,
+        let root = match fds.len() {
+            0 => return Err(Error::content("an image without layers has no tree")),
+            // Lookups cross no mount, and open regular files for reading: nothing that a mount of its own could forbid.
+            1 => fds.remove(0),
+            _ => overlay(layers, &fds).map_err(failed)?,
         };
         Ok(View { root })
     }
@@ -67,7 +63,7 @@ impl View {
         if stat.st_size.cast_unsigned() > limit {
             return Err(Error::content(format!("{} has more than {limit} bytes", shown())));
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(stat.st_size as usize + 1);
         file.take(limit)
             .read_to_end(&mut bytes)
             .map_err(|e| Error::io("read", shown(), husk_oci::errno::Sys::from(&e).0))?;
@@ -144,7 +140,7 @@ impl View {
         let Some(file) = file.filter(|_| stat.st_mode & 0o111 != 0) else {
             return fault(CommandFault::NotExecutable { path });
         };
-        let mut head = Vec::new();
+        let mut head = Vec::with_capacity(HEAD as usize);
         file.take(HEAD)
             .read_to_end(&mut head)
             .map_err(|e| Error::io("read", printable(name.as_bytes()), husk_oci::errno::Sys::from(&e).0))?;

@@ -19,11 +19,12 @@ pub struct Node {
 /// The environment that the manifest declares, in its order, a later entry of the same name replacing the earlier in place. The error's path is relative
 /// to the container.
 ///
-/// Literals with `$(VAR)` of earlier entries, `fieldRef`, `resourceFieldRef`. `pod.metadata.uid` must be set.
+/// Literals with `$(VAR)` of earlier entries, `fieldRef`, `resourceFieldRef`. `pod.metadata.uid` must be set. `node` is called when a
+/// reference reads the host.
 ///
 /// # Errors
 /// A reference that can't be resolved here, e.g. to a ConfigMap.
-pub fn env(c: &Container, pod: &Pod, node: Node) -> Result<Vec<(String, String)>, FieldError> {
+pub fn env(c: &Container, pod: &Pod, node: &dyn Fn() -> Node) -> Result<Vec<(String, String)>, FieldError> {
     let mut declared: Vec<(String, String)> = Vec::new();
     for (i, var) in c.env.iter().flatten().enumerate() {
         let value = match &var.value_from {
@@ -116,7 +117,7 @@ pub fn expand(s: &str, declared: &[(String, String)]) -> String {
     out
 }
 
-fn referenced(from: &EnvVarSource, c: &Container, pod: &Pod, node: Node) -> Result<String, FieldError> {
+fn referenced(from: &EnvVarSource, c: &Container, pod: &Pod, node: &dyn Fn() -> Node) -> Result<String, FieldError> {
     match from {
         EnvVarSource { field_ref: Some(field), .. } => {
             field_value(field, pod).map_err(|message| FieldError { path: ".fieldRef.fieldPath".to_owned(), message })
@@ -169,7 +170,12 @@ fn subscript<'a>(path: &'a str, map: &str) -> Option<&'a str> {
     path.strip_prefix(map)?.strip_prefix("['")?.strip_suffix("']").filter(|k| !k.is_empty())
 }
 
-fn resource_value(selector: &ResourceFieldSelector, own: &Container, pod: &Pod, node: Node) -> Result<String, String> {
+fn resource_value(
+    selector: &ResourceFieldSelector,
+    own: &Container,
+    pod: &Pod,
+    node: &dyn Fn() -> Node,
+) -> Result<String, String> {
     let name = selector.container_name.as_deref().unwrap_or_default();
     let container = if name.is_empty() {
         own
@@ -182,8 +188,8 @@ fn resource_value(selector: &ResourceFieldSelector, own: &Container, pod: &Pod, 
         resources(container).map_err(|e| e.to_string())?;
     // The node's own amount where there is no limit, and zero where there is no request: the kubelet's choice.
     let (amount, is_cpu) = match selector.resource.as_str() {
-        "limits.cpu" => (cpu_limit_millis.unwrap_or(node.cpu_millis), true),
-        "limits.memory" => (memory_limit_bytes.unwrap_or(node.memory_bytes), false),
+        "limits.cpu" => (cpu_limit_millis.unwrap_or_else(|| node().cpu_millis), true),
+        "limits.memory" => (memory_limit_bytes.unwrap_or_else(|| node().memory_bytes), false),
         "requests.cpu" => (cpu_request_millis.unwrap_or(0), true),
         "requests.memory" => (memory_request_bytes.unwrap_or(0), false),
         other => return Err(resource_name_error(other)),
@@ -217,8 +223,8 @@ fn divisor_of(selector: &ResourceFieldSelector, is_cpu: bool) -> Result<u64, Str
 
 /// Checks a `valueFrom` without resolving what only a running pod has.
 pub(super) fn check_source(from: &EnvVarSource, c: &Container, pod: &Pod) -> Result<(), FieldError> {
-    let node = Node { cpu_millis: 1000, memory_bytes: 1 << 30 };
-    referenced(from, c, pod, node).map(|_| ())
+    let node = || Node { cpu_millis: 1000, memory_bytes: 1 << 30 };
+    referenced(from, c, pod, &node).map(|_| ())
 }
 
 #[cfg(test)]
@@ -248,7 +254,7 @@ mod tests {
 
     fn env_of(container: &str) -> Result<Vec<(String, String)>, FieldError> {
         let pod = pod(container);
-        env(&pod.spec.as_ref().expect("spec").containers[0], &pod, NODE)
+        env(&pod.spec.as_ref().expect("spec").containers[0], &pod, &|| NODE)
     }
 
     #[test]

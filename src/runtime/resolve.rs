@@ -21,13 +21,9 @@ fn node() -> manifest::Node {
     manifest::Node { cpu_millis: cpus * 1000, memory_bytes: memory_capacity_bytes() }
 }
 
-/// The host's memory, bytes; `MemTotal` of `/proc/meminfo`.
+/// The host's memory, bytes: `MemTotal` of `/proc/meminfo`, without making the rest of that file.
 pub fn memory_capacity_bytes() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = meminfo
-        .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }
 
 /// Decides everything about a pod. The pod has its defaults, was validated, and has a uid.
@@ -39,7 +35,6 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
     let name = pod.metadata.name.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let node = node();
     let mut views = HashMap::new();
     let mut containers = Vec::new();
     let lists = [
@@ -49,7 +44,7 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
     for (list, kind, all) in lists {
         for (index, c) in all.iter().enumerate() {
             let field = format!("pod {name}: spec.{list}[{index}]");
-            containers.push(container(store, &pod, c, kind, &field, node, &mut views)?);
+            containers.push(container(store, &pod, c, kind, &field, &mut views)?);
         }
     }
     let qos = match manifest::qos_class(&spec) {
@@ -161,7 +156,6 @@ fn container(
     c: &Container,
     kind: ContainerKind,
     field: &str,
-    node: manifest::Node,
     views: &mut HashMap<String, View>,
 ) -> Result<ContainerRecord, Error> {
     let at = |sub: &str, what: String| Error::Image { field: format!("{field}.{sub}"), what };
@@ -174,7 +168,7 @@ fn container(
     let view = &views[&image.id];
     let field_error = |e: manifest::FieldError| Error::Image { field: format!("{field}.{}", e.path), what: e.message };
     let of_pod = pod.spec.clone().unwrap_or_default();
-    let declared = manifest::command::env(c, pod, node).map_err(field_error)?;
+    let declared = manifest::command::env(c, pod, &node).map_err(field_error)?;
     let argv =
         manifest::command::argv(c, &image.config.entrypoint, &image.config.cmd, &declared).map_err(field_error)?;
     let hostname = hostname(pod);
@@ -214,7 +208,7 @@ fn container(
         masked_paths: nothing.clone(),
         readonly_paths: nothing,
         limits: limits(resources),
-        oom_score_adj: manifest::oom_score_adj(&of_pod, c, node.memory_bytes),
+        oom_score_adj: manifest::oom_score_adj(&of_pod, c, memory_capacity_bytes()),
         mounts,
         client: None,
     })

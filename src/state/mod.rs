@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use husk_oci::sys::path::read_text;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
@@ -256,10 +257,12 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
             return Err(if strange { strange_kind(path) } else { Error::io("open", path, &e) });
         }
     };
-    if !file.metadata().map_err(|e| Error::io("look at", path, &e))?.is_file() {
+    let meta = file.metadata().map_err(|e| Error::io("look at", path, &e))?;
+    if !meta.is_file() {
         return Err(strange_kind(path));
     }
-    let mut content = Vec::new();
+    // One byte more than there is: one read, and one that tells of the end.
+    let mut content = Vec::with_capacity(meta.len().min(RECORD_LIMIT) as usize + 1);
     file.take(RECORD_LIMIT + 1).read_to_end(&mut content).map_err(|e| Error::io("read", path, &e))?;
     if content.len() as u64 > RECORD_LIMIT {
         return Err(Error::Unreadable { path: path.to_owned(), why: "larger than any record".to_owned() });
@@ -297,7 +300,7 @@ pub(crate) fn read_record<T: serde::de::DeserializeOwned>(path: &Path) -> Result
 /// `/proc` is not there.
 pub fn boot_id() -> Result<String, Error> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let text = read_text(path, 64).map_err(|e| Error::io("read", path, &e))?;
     Ok(text.trim().to_owned())
 }
 
@@ -307,7 +310,7 @@ pub fn boot_id() -> Result<String, Error> {
 /// It cannot be read though the process may be there.
 pub fn start_ticks(pid: i32) -> Result<Option<u64>, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let stat = match std::fs::read_to_string(&path) {
+    let stat = match read_text(&path, 512) {
         Ok(stat) => stat,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(e) => return Err(Error::io("read", &path, &e)),

@@ -1,9 +1,10 @@
 //! How containers and the pod end, and what is freed then.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use husk_oci::sys::process;
+use husk_oci::sys::{path, process};
 use nix::errno::Errno;
 
 use super::keeper::Exited;
@@ -243,7 +244,8 @@ impl Pod {
 /// keeper's other children, the dead included.
 pub(super) fn siblings() -> Vec<i32> {
     let (keeper, own) = (process::getppid(), process::getpid());
-    let list = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+    let list = format!("/proc/{keeper}/task/{keeper}/children");
+    let list = path::read_text(Path::new(&list), 1024).unwrap_or_default();
     list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).filter(|pid| *pid != own).collect()
 }
 
@@ -283,7 +285,7 @@ pub(super) async fn remove_cgroup(driver: &Cgroupfs, path: &str) {
     say("warn", format_args!("cgroup {path} is still in use, continuing; it goes with the pod"));
 }
 
-pub(super) async fn remove_dir(dir: &std::path::Path) {
+pub(super) async fn remove_dir(dir: &Path) {
     match crate::volume::RemoveTree::new(dir) {
         Ok(mut tree) => loop {
             match tree.step(64) {

@@ -2,6 +2,7 @@
 
 use crate::sys::path;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// One hierarchy as it appears below `/sys/fs/cgroup`.
@@ -32,7 +33,7 @@ pub(crate) fn layout() -> Result<&'static Layout, std::io::Error> {
     let found = if path::fs_magic(dir.as_fd())? == libc::CGROUP2_SUPER_MAGIC {
         Layout::Unified
     } else {
-        Layout::Split(hierarchies(&std::fs::read_to_string("/proc/self/cgroup")?))
+        Layout::Split(hierarchies(&path::read_text(Path::new("/proc/self/cgroup"), 1024)?))
     };
     Ok(LAYOUT.get_or_init(|| found))
 }

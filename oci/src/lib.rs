@@ -11,6 +11,7 @@ mod caps;
 pub mod errno;
 pub mod error;
 pub mod exec;
+pub mod file;
 mod handshake;
 mod init;
 mod mount;

@@ -4,8 +4,8 @@ use super::hierarchies::{Hierarchies, V1, V2};
 use super::limits::{Limits, Setting};
 use super::{CgroupDriver, Error, Placement};
 use husk_oci::errno::Sys;
+use husk_oci::file;
 use husk_oci::sys;
-use husk_oci::sys::path::read_text;
 use nix::errno::Errno;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -119,9 +119,12 @@ impl CgroupDriver for Cgroupfs {
             }
         }
         let mut made = Made(Vec::new());
-        for h in &self.all.v1 {
-            if limits.every_hierarchy || self.is_ours(h) {
-                self.create_v1(h, path, limits, &mut made)?;
+        // What `placement` insists on comes last, so that who finds that finds everything, also after a creator that was killed.
+        for ours in [false, true] {
+            for h in self.all.v1.iter().filter(|h| self.is_ours(h) == ours) {
+                if limits.every_hierarchy || ours {
+                    self.create_v1(h, path, limits, &mut made)?;
+                }
             }
         }
         if let Some(h) = &self.all.v2 {
@@ -232,7 +235,7 @@ impl CgroupDriver for Cgroupfs {
             (None, Some(h)) => h.mount.join(path).join("memory.events"),
             (None, None) => return Ok(0),
         };
-        match read_text(&file, 256) {
+        match file::read_text(&file, 256) {
             Ok(text) => Ok(counter(&text, "oom_kill").unwrap_or(0)),
             Err(e) if is_gone(&e) => Ok(0),
             Err(e) => Err(Error::kernel("read", &file, &e)),
@@ -317,7 +320,7 @@ fn inherit_cpuset(mount: &Path, path: &str) -> Result<(), Error> {
 /// The value of `name` in `path`, which is filled from above first when it is empty.
 fn filled(mount: &Path, path: &Path, name: &str) -> Result<String, Error> {
     let file = mount.join(path).join(name);
-    let own = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
+    let own = file::read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
     match path.parent() {
         Some(parent) if own.trim().is_empty() => {
             let value = filled(mount, parent, name)?;
@@ -352,7 +355,7 @@ fn enable(mount: &Path, path: &str, controllers: &[&str]) -> Result<(), Error> {
 
 fn controllers_of(dir: &Path) -> Result<HashSet<String>, Error> {
     let file = dir.join("cgroup.controllers");
-    let text = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
+    let text = file::read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
     Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
@@ -391,7 +394,7 @@ fn members(dir: &Path) -> Result<Vec<i32>, Error> {
     let mut todo = vec![dir.to_path_buf()];
     while let Some(dir) = todo.pop() {
         let file = dir.join("cgroup.procs");
-        match read_text(&file, 1024) {
+        match file::read_text(&file, 1024) {
             // 0 stands for a process that our PID namespace can't see.
             Ok(text) => pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0)),
             Err(e) if is_gone(&e) => continue,
@@ -432,7 +435,7 @@ fn kill_frozen(freezer: &Path, dir: &Path, path: &str) -> Result<(), Error> {
     set("FROZEN")?;
     // A task in an uninterruptible sleep freezes when that ends; it can't fork before, so waiting for it is not needed for long.
     for _ in 0..20 {
-        match read_text(&state, 64) {
+        match file::read_text(&state, 64) {
             Ok(text) if text.trim() == "FREEZING" => std::thread::sleep(Duration::from_millis(1)),
             _ => break,
         }

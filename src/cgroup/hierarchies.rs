@@ -1,7 +1,7 @@
 //! Which cgroup hierarchies this host has, read once from `/proc/self/mountinfo`.
 
 use super::Error;
-use husk_oci::sys::path::{read_text, read_whole};
+use husk_oci::file;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -73,11 +73,11 @@ impl Hierarchies {
     /// [`Error::NoHierarchy`] when nothing is mounted.
     pub fn detect() -> Result<Self, Error> {
         let file = Path::new("/proc/self/mountinfo");
-        let table = read_whole(file, 4 << 10).map_err(|e| Error::kernel("read", file, &e))?;
+        let table = file::read(file, 4 << 10).map_err(|e| Error::kernel("read", file, &e))?;
         let mut all = parse_mountinfo(&table);
         if let Some(v2) = &mut all.v2 {
             let file = v2.mount.join("cgroup.controllers");
-            let text = read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
+            let text = file::read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
             v2.controllers = text.split_ascii_whitespace().map(str::to_owned).collect();
         }
         if all.v1.is_empty() && all.v2.is_none() { Err(Error::NoHierarchy) } else { Ok(all) }

@@ -141,6 +141,8 @@ struct Context {
 
 /// Runs the program: the whole of `main`.
 pub fn main() -> ExitCode {
+    // Without it, a start spends a good part of its time in page faults. An older kernel takes them one by one, as ever.
+    let _ = husk_oci::sys::memory::map_program();
     let mut args = std::env::args_os();
     if args.by_ref().nth(1).is_some_and(|word| word == "supervisor") {
         // Before anything else: this process stays for as long as its pod, and each page it dirties counts.

@@ -145,9 +145,12 @@ fn prepare(
     let exe = super::exe::sealed(&roots.state.join("names"))?;
     let runtime = format!("{}/runtime", roots.cgroup_parent());
     let host = |e: crate::cgroup::Error| Error::Host { what: e.to_string() };
-    // Shared by all pods of the instance; nobody removes it while a pod is reserved.
-    driver.create(&runtime, &Limits { every_hierarchy: true, ..Limits::default() }).map_err(host)?;
-    let placement = driver.placement(&runtime).map_err(host)?;
+    // Shared by all pods of the instance; nobody removes it while a pod is reserved, and most often it is there.
+    let placement = driver.placement(&runtime).or_else(|_| {
+        driver.create(&runtime, &Limits { every_hierarchy: true, ..Limits::default() })?;
+        driver.placement(&runtime)
+    });
+    let placement = placement.map_err(host)?;
     let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for the supervisor's answer", e))?;
     let argument = |p: &Path| CString::new(p.as_os_str().as_bytes());
     let argv = [

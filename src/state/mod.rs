@@ -21,7 +21,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use husk_oci::sys::path::read_text;
+use husk_oci::file;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
@@ -300,7 +300,7 @@ pub(crate) fn read_record<T: serde::de::DeserializeOwned>(path: &Path) -> Result
 /// `/proc` is not there.
 pub fn boot_id() -> Result<String, Error> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = read_text(path, 64).map_err(|e| Error::io("read", path, &e))?;
+    let text = file::read_text(path, 64).map_err(|e| Error::io("read", path, &e))?;
     Ok(text.trim().to_owned())
 }
 
@@ -310,7 +310,7 @@ pub fn boot_id() -> Result<String, Error> {
 /// It cannot be read though the process may be there.
 pub fn start_ticks(pid: i32) -> Result<Option<u64>, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let stat = match read_text(&path, 512) {
+    let stat = match file::read_text(&path, 512) {
         Ok(stat) => stat,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(e) => return Err(Error::io("read", &path, &e)),

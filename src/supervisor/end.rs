@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use husk_oci::sys::{path, process};
+use husk_oci::file;
+use husk_oci::sys::process;
 use nix::errno::Errno;
 
 use super::keeper::Exited;
@@ -245,7 +246,7 @@ impl Pod {
 pub(super) fn siblings() -> Vec<i32> {
     let (keeper, own) = (process::getppid(), process::getpid());
     let list = format!("/proc/{keeper}/task/{keeper}/children");
-    let list = path::read_text(Path::new(&list), 1024).unwrap_or_default();
+    let list = file::read_text(Path::new(&list), 1024).unwrap_or_default();
     list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).filter(|pid| *pid != own).collect()
 }
 

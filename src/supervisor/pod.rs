@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use husk_oci::sys::{clock, process};
+use husk_oci::sys::{clock, memory, process};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -190,7 +190,7 @@ impl Pod {
                 let warnings = std::mem::take(&mut self.warnings);
                 self.answer_run(&Ready::Started { warnings });
                 // From here on this process mostly sleeps.
-                process::release_free_memory();
+                memory::release_free();
                 let mut wake = wake;
                 while !self.over && !self.handed_over {
                     self.wait(wake).await?;

@@ -1,5 +1,6 @@
 //! Which cgroup hierarchies this host has, for a `cgroup` mount in a container.
 
+use crate::file;
 use crate::sys::path;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -33,7 +34,7 @@ pub(crate) fn layout() -> Result<&'static Layout, std::io::Error> {
     let found = if path::fs_magic(dir.as_fd())? == libc::CGROUP2_SUPER_MAGIC {
         Layout::Unified
     } else {
-        Layout::Split(hierarchies(&path::read_text(Path::new("/proc/self/cgroup"), 1024)?))
+        Layout::Split(hierarchies(&file::read_text(Path::new("/proc/self/cgroup"), 1024)?))
     };
     Ok(LAYOUT.get_or_init(|| found))
 }

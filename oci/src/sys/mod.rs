@@ -4,12 +4,13 @@
 //! * Nothing here allocates, logs or takes a lock: a child may call everything between `clone3(2)` and `execve(2)`.
 //! * No policy and no invented path. Multiplexed calls are cut up into one function per meaning.
 //!
-//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`seccomp`], [`term`], [`clock`], [`xattr`].
+//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`seccomp`], [`term`], [`clock`], [`xattr`].
 #![allow(unsafe_code)]
 
 pub mod clock;
 pub mod cred;
 pub mod fd;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod path;

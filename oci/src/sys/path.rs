@@ -2,10 +2,7 @@
 
 use super::{Errno, Result, arg, call, call_fd, retry, str_arg};
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 pub use nix::fcntl::AT_FDCWD as CWD;
 
@@ -52,26 +49,6 @@ pub fn openat2(dir: BorrowedFd<'_>, path: &CStr, how: How) -> Result<OwnedFd> {
             other => return other,
         }
     }
-}
-
-/// The whole content of a file that does not tell its size, as those of the kernel do not (`/proc`, cgroups). Each read makes such a file anew, so
-/// there should be one: `room` is more than the bytes expected, and costs nothing but memory when it is too much.
-///
-/// # Errors
-/// The kernel's.
-pub fn read_whole(path: &Path, room: usize) -> io::Result<Vec<u8>> {
-    let mut content = Vec::with_capacity(room);
-    // Without the limit std would ask for size and position first.
-    File::open(path)?.take(u64::MAX).read_to_end(&mut content)?;
-    Ok(content)
-}
-
-/// As [`read_whole`], of text.
-///
-/// # Errors
-/// The kernel's; `InvalidData` for what is not UTF-8.
-pub fn read_text(path: &Path, room: usize) -> io::Result<String> {
-    String::from_utf8(read_whole(path, room)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// Opens `path` below `dir`: `flags` are `O_*`, O_CLOEXEC is added. `openat(2)`

@@ -471,12 +471,6 @@ pub fn join_session_keyring() -> Result<()> {
     unsafe { call(libc::SYS_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Gives free memory of the heap back to the kernel; for a process that will sleep for long. `malloc_trim(3)`
-pub fn release_free_memory() {
-    // SAFETY: no address is passed; glibc locks its own arenas.
-    unsafe { libc::malloc_trim(0) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

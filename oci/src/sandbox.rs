@@ -10,17 +10,17 @@
 //!    proc and a sysfs. Then it is read-only.
 //! 4. chroot into `/empty`, so that `/proc/<pid>/root` of the holder shows nothing.
 //! 5. ids, capabilities, no_new_privs; then the parent death signal, which a change of credentials would clear.
-//! 6. A handshake: had the parent died before step 5 the signal would never come; but then the caller, whose own parent death signal
-//!    is the same, is dead, too, and the handshake ends the child (which closed all fds of the caller's before step 1).
+//! 6. A handshake: had the parent died before step 5 the signal would never come; but then whoever holds the other end of the socket, whose
+//!    own parent death signal is the same, is dead, too, and the handshake ends the child.
 //! 7. `execveat` of the image.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::errno::Sys;
-use crate::plan::fds::gaps;
+use crate::spawn;
 use crate::sys::process::{self, ns};
 use crate::sys::{Errno, cred, fd, mount, net, path};
 
@@ -205,57 +205,116 @@ impl AsFd for Launching {
     }
 }
 
+/// A holder before its clone: everything that has to be allocated for it.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    sandbox: &'a Sandbox<'a>,
+    data: Vec<CString>,
+    score: CString,
+    argv: process::Strings,
+    env: process::Strings,
+}
+
+/// Prepares a holder.
+///
+/// # Errors
+/// [`Error::Step`]: a size or score that cannot be written down.
+pub fn prepare<'a>(sandbox: &'a Sandbox<'a>) -> Result<Prepared<'a>, Error> {
+    let data = sandbox.tmpfs.iter().map(options).collect::<Result<Vec<_>, _>>().map_err(failed("mount tmpfs"))?;
+    let score =
+        CString::new(sandbox.oom_score_adj.to_string()).map_err(|_| failed("set oom_score_adj")(Errno::EINVAL))?;
+    let (argv, env) = (process::Strings::new(vec![c"/pause".into()]), process::Strings::new(Vec::new()));
+    Ok(Prepared { sandbox, data, score, argv, env })
+}
+
+fn failed(doing: &str) -> impl Fn(Errno) -> Error + use<> {
+    let doing = doing.to_owned();
+    move |errno| Error::Step { doing: doing.clone(), errno }
+}
+
+/// A holder right after its clone: what [`adopt`] makes a [`Launching`] of, here or in another process.
+#[derive(Debug)]
+pub struct Cloned {
+    /// The holder.
+    pub child: process::Child,
+    /// Our end of its socket. When the last copy is closed before the holder was released, it ends.
+    pub report: OwnedFd,
+}
+
+impl Prepared<'_> {
+    /// Clones the holder. Does not allocate: a process between its own clone and exec may call it, and pass the result on. Not for a
+    /// sandbox with a user namespace of its own, whose ids [`start`] maps.
+    ///
+    /// # Errors
+    /// The kernel's, for the socket or the clone.
+    pub fn clone_holder(&self) -> Result<Cloned, Errno> {
+        let (report, child) = fd::seqpacket_pair()?;
+        let sandbox = self.sandbox;
+        let born = sandbox.namespaces & ns::PID | ns::MOUNT | if sandbox.user.is_some() { ns::USER } else { 0 };
+        let args = process::CloneArgs { namespaces: born, sibling: sandbox.sibling, into_cgroup: None };
+        let kept = [sandbox.image.as_raw_fd() as u32, child.as_raw_fd() as u32];
+        let made = process::spawn(&args, || {
+            let (step, item, errno) = match close_others(kept) {
+                Err(errno) => (Step::Namespaces, 0, errno),
+                Ok(()) => match set_up(self, child.as_fd()) {
+                    Err(at) => at,
+                    Ok(never) => match never {},
+                },
+            };
+            let _ = fd::send(child.as_fd(), &packet(KIND_FAILED, step, item, errno), &[]);
+            process::exit(1)
+        })?;
+        Ok(Cloned { child: made, report })
+    }
+}
+
+/// Closes what is not the child's: it must not keep anything open that others wait for, least of all the other end of its own socket.
+fn close_others(kept: [u32; 2]) -> Result<(), Errno> {
+    let (low, high) = (kept[0].min(kept[1]), kept[0].max(kept[1]));
+    let ranges = [(3, low.saturating_sub(1)), (low + 1, high.saturating_sub(1)), (high + 1, u32::MAX)];
+    ranges.into_iter().filter(|(first, last)| first <= last).try_for_each(|(first, last)| fd::close_range(first, last))
+}
+
+impl Cloned {
+    /// Of the fds of a holder that another process has cloned and passed on.
+    ///
+    /// # Errors
+    /// [`Error::Died`], or the kernel's when it does not tell the pid.
+    pub fn from_fds(pidfd: OwnedFd, report: OwnedFd) -> Result<Cloned, Error> {
+        let pid = spawn::host_pid(pidfd.as_fd()).map_err(|errno| match errno {
+            Errno::ESRCH => Error::Died,
+            errno => failed("find out the pid of pause")(errno),
+        })?;
+        Ok(Cloned { child: process::Child { pid, pidfd }, report })
+    }
+}
+
 /// Starts a holder; returns right after the clone.
 ///
 /// # Errors
 /// [`Error::Step`] of the caller's part.
 pub fn start(sandbox: &Sandbox<'_>) -> Result<Launching, Error> {
-    let failed = |doing: &str| {
-        let doing = doing.to_owned();
-        move |errno| Error::Step { doing, errno }
-    };
-    let (report, child) = fd::seqpacket_pair().map_err(failed("make a socket to pause"))?;
-    let data = sandbox.tmpfs.iter().map(options).collect::<Result<Vec<_>, _>>().map_err(failed("mount tmpfs"))?;
-    let score =
-        CString::new(sandbox.oom_score_adj.to_string()).map_err(|_| failed("set oom_score_adj")(Errno::EINVAL))?;
-    let argv = process::Strings::new(vec![c"/pause".into()]);
-    let env = process::Strings::new(Vec::new());
-    let born = sandbox.namespaces & ns::PID | ns::MOUNT | if sandbox.user.is_some() { ns::USER } else { 0 };
-    let args = process::CloneArgs { namespaces: born, sibling: sandbox.sibling, into_cgroup: None };
-    let others = gaps(&[child.as_fd(), sandbox.image]);
-    let made = process::spawn(&args, || {
-        // Of the caller's fds above all its end of the report: as long as we held that ourselves, its death were no end of file to us.
-        for (first, last) in &others {
-            if fd::close_range(*first, *last).is_err() {
-                process::exit(1);
-            }
-        }
-        let (step, item, errno) = match set_up(sandbox, &data, &score, child.as_fd(), &argv, &env) {
-            Err(at) => at,
-            Ok(never) => match never {},
-        };
-        let _ = fd::send(child.as_fd(), &packet(KIND_FAILED, step, item, errno), &[]);
-        process::exit(1)
-    })
-    .map_err(failed("make its namespaces"))?;
-    drop(child);
-    let name = |s: &CString| s.to_string_lossy().into_owned();
-    let launching = Launching {
-        held: Some(Held { pid: made.pid, pidfd: made.pidfd }),
-        report,
-        items: [
-            sandbox.sysctls.iter().map(|(n, _)| name(n)).collect(),
-            sandbox.tmpfs.iter().map(|t| name(&t.path)).collect(),
-        ],
-        warnings: Vec::new(),
-        ready: false,
-        sibling: sandbox.sibling,
-    };
-    if let Some(range) = sandbox.user {
-        map_ids(made.pid, range).map_err(failed("map the ids of the user namespace"))?;
+    let cloned = prepare(sandbox)?.clone_holder().map_err(failed(Step::Namespaces.sentence()))?;
+    let launching = adopt(sandbox.sysctls, sandbox.tmpfs, sandbox.sibling, cloned);
+    if let (Some(range), Some(held)) = (sandbox.user, &launching.held) {
+        map_ids(held.pid, range).map_err(failed("map the ids of the user namespace"))?;
         fd::send(launching.report.as_fd(), b"m", &[]).map_err(failed("map the ids of the user namespace"))?;
     }
     Ok(launching)
+}
+
+/// Takes charge of a holder that was cloned, maybe by another process. `sysctls` and `tmpfs` are what it was cloned with, to name in errors;
+/// `sibling`: somebody else reaps it.
+pub fn adopt(sysctls: &[(CString, CString)], tmpfs: &[Tmpfs], sibling: bool, cloned: Cloned) -> Launching {
+    let name = |s: &CString| s.to_string_lossy().into_owned();
+    Launching {
+        held: Some(Held { pid: cloned.child.pid, pidfd: cloned.child.pidfd }),
+        report: cloned.report,
+        items: [sysctls.iter().map(|(n, _)| name(n)).collect(), tmpfs.iter().map(|t| name(&t.path)).collect()],
+        warnings: Vec::new(),
+        ready: false,
+        sibling,
+    }
 }
 
 /// `mount(2)` data of a tmpfs.
@@ -275,14 +334,8 @@ fn map_ids(pid: i32, range: IdRange) -> Result<(), Errno> {
 type Failure = (Step, usize, Errno);
 
 /// The child. No allocation, no locks; leaves by exec, or with the step that failed.
-fn set_up(
-    sandbox: &Sandbox<'_>,
-    data: &[CString],
-    score: &CStr,
-    report: BorrowedFd<'_>,
-    argv: &process::Strings,
-    env: &process::Strings,
-) -> Result<Infallible, Failure> {
+fn set_up(prepared: &Prepared<'_>, report: BorrowedFd<'_>) -> Result<Infallible, Failure> {
+    let Prepared { sandbox, data, score, argv, env } = prepared;
     let at = |step: Step| move |errno: Errno| (step, 0, errno);
     if sandbox.user.is_some() {
         let mut mapped = [0u8; 1];
@@ -423,6 +476,11 @@ fn credentials(uid: u32, gid: u32) -> Result<(), Errno> {
 }
 
 impl Launching {
+    /// The holder, until it was returned: others may refer to it by this before it is ready.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.held.as_ref().map(|held| held.pidfd.as_fd())
+    }
+
     /// The holder and its warnings once the image runs, `None` while it is being set up. Does not wait: poll [`AsFd::as_fd`].
     ///
     /// # Errors

@@ -204,7 +204,8 @@ pub(crate) fn launch(plan: Plan, fds: &Fds<'_>, birth: &Birth<'_>) -> Result<Sta
     starting.early.extend(std::mem::take(&mut starting.plan.warnings));
     if birth.pid_namespace == PidNamespace::Nested && birth.join.is_some() {
         // The helper was told the number that its own PID namespace has for the child.
-        starting.pid = host_pid(starting.pidfd.as_fd())?;
+        let found = host_pid(starting.pidfd.as_fd());
+        starting.pid = found.map_err(|e| Error::prepare("find out the pid of the container's process", e))?;
     }
     Ok(starting)
 }
@@ -304,19 +305,16 @@ impl Drop for Switched {
 }
 
 /// The pid behind a pidfd in our own PID namespace.
-fn host_pid(pidfd: BorrowedFd<'_>) -> Result<i32, Error> {
-    let doing = "find out the pid of the container's process";
+pub(crate) fn host_pid(pidfd: BorrowedFd<'_>) -> SysResult<i32> {
     match process::pidfd_pid(pidfd) {
-        Ok(pid) => Ok(pid),
         // KERNEL(6.13): no PIDFD_GET_INFO before.
         Err(Errno::ENOTTY | Errno::EINVAL) => {
             let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-            let text =
-                std::fs::read_to_string(path).map_err(|e| Error::prepare(doing, crate::errno::Sys::from(&e).0))?;
+            let text = crate::file::read_text(Path::new(&path), 512).map_err(|e| crate::errno::Sys::from(&e).0)?;
             let pid = text.lines().find_map(|l| l.strip_prefix("Pid:")).and_then(|n| n.trim().parse().ok());
-            pid.filter(|pid| *pid > 0).ok_or_else(|| Error::prepare(doing, Errno::ESRCH))
+            pid.filter(|pid| *pid > 0).ok_or(Errno::ESRCH)
         }
-        Err(errno) => Err(Error::prepare(doing, errno)),
+        other => other,
     }
 }
 

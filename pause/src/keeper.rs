@@ -14,13 +14,17 @@
 
 use crate::arch::{self, PAGE};
 use crate::proto::{
-    self, FIRST_FREE_FD, KEEPER_EXE_FD, KEEPER_LOCK_FD, KEEPER_READY_FD, Kind, Msg, SLOT_EXE, SLOTS, SUPERVISOR_FD,
+    self, FIRST_FREE_FD, KEEPER_EXE_FD, KEEPER_LOCK_FD, KEEPER_PAUSE_FD, KEEPER_READY_FD, KEEPER_REPORT_FD, Kind, Msg,
+    SLOT_EXE, SLOTS, SUPERVISOR_FD,
 };
 use crate::sys::{self, EAGAIN, EBADF, ECHILD, EINVAL, ENOENT, ENOSPC};
 use core::cell::UnsafeCell;
 
 const MISUSE: &str = "keeper: started without a lock, an executable or arguments for the supervisor\n";
 const NO_EXEC: &str = "keeper: cannot execute the supervisor\n";
+
+/// For the first supervisor.
+const FIRSTS: [i32; 3] = [KEEPER_READY_FD, KEEPER_REPORT_FD, KEEPER_PAUSE_FD];
 
 /// A supervisor that lived that long was not a failed start.
 const SETTLED_MS: i64 = 1000;
@@ -172,7 +176,7 @@ extern "C" fn run(start: *const usize) -> ! {
         misuse();
     }
     // Before anything here is opened, which would take the number of a closed one.
-    let ready = if sys::fcntl(KEEPER_READY_FD, sys::F_GETFD, 0) < 0 { -1 } else { KEEPER_READY_FD };
+    let firsts = FIRSTS.map(|fd| if sys::fcntl(fd, sys::F_GETFD, 0) < 0 { -1 } else { fd });
     let signals = sys::sigchld_fd();
     if signals < 0 {
         misuse();
@@ -183,7 +187,7 @@ extern "C" fn run(start: *const usize) -> ! {
         envp,
         own_pid: sys::getpid(),
         signals,
-        ready,
+        firsts,
         supervisor: 0,
         socket: -1,
         starts: 0,
@@ -206,8 +210,8 @@ struct Keeper {
     own_pid: i32,
     /// Readable while a SIGCHLD is pending.
     signals: i32,
-    /// The pipe for the first supervisor, or -1.
-    ready: i32,
+    /// What is for the first supervisor, or -1.
+    firsts: [i32; FIRSTS.len()],
     /// Its pid, or 0 while none runs.
     supervisor: i32,
     /// Our end, or -1.
@@ -291,8 +295,10 @@ impl Keeper {
             self.died();
             return;
         }
-        sys::close(self.ready);
-        self.ready = -1;
+        for fd in &mut self.firsts {
+            sys::close(*fd);
+            *fd = -1;
+        }
         self.supervisor = pid;
         self.socket = ours;
         self.starts = self.starts.saturating_add(1);
@@ -300,7 +306,7 @@ impl Keeper {
         self.look = true;
     }
 
-    /// The child's way from fork to exec. Every descriptor but 0 to 2 and the ready pipe is CLOEXEC.
+    /// The child's way from fork to exec. Every descriptor but 0 to 2 and those for the first supervisor is CLOEXEC.
     fn become_supervisor(&self, socket: i32) -> ! {
         sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL);
         // A parent that died before the line above sent no signal.

@@ -39,10 +39,15 @@ pub const SUPERVISOR_FD: i32 = 3;
 pub const KEEPER_LOCK_FD: i32 = 3;
 /// See [`KEEPER_LOCK_FD`].
 pub const KEEPER_EXE_FD: i32 = 4;
-/// The pipe on which the first supervisor says that the pod runs; may be closed. Only that supervisor gets it, under the same number.
+/// What the first supervisor alone gets, under the same numbers, begins here. Each may be closed. This one is the socket to whoever started
+/// keeper, on which the supervisor says that the pod runs.
 pub const KEEPER_READY_FD: i32 = 5;
+/// The socket of a pause that was cloned before keeper was executed, as its child, and is setting itself up.
+pub const KEEPER_REPORT_FD: i32 = 6;
+/// The pidfd of that pause.
+pub const KEEPER_PAUSE_FD: i32 = 7;
 /// Whatever keeper was started with from here on is closed.
-pub const FIRST_FREE_FD: usize = 6;
+pub const FIRST_FREE_FD: usize = 8;
 
 /// The slot that holds the executable of the next supervisor.
 pub const SLOT_EXE: u64 = 1;

@@ -150,7 +150,11 @@ pub enum Refusal {
     InvalidArgument,
 }
 
-/// What the first supervisor of a pod writes to the pipe that `husk run` holds (fd 5 of keeper at its start, `HUSK_READY_FD` for the supervisor), then closes.
+/// What `husk run` writes to the first supervisor of a pod when it has made the pod's cgroups and directories: one byte. When it could not, it closes
+/// its end for writing, as its death would.
+pub const HELPED: u8 = b'h';
+
+/// What the first supervisor of a pod writes to the socket whose other end `husk run` holds (fd 5 of keeper at its start), then closes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "camelCase")]
 pub enum Ready {

@@ -99,6 +99,15 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
     if status.initialized_at.is_none() { initialize(status, policy, now) } else { run(status, policy, now) }
 }
 
+/// The positions of the containers that a new pod starts first, as [`decide`] will say: they can be prepared before there is a sandbox.
+pub fn first(record: &PodRecord) -> Vec<usize> {
+    let of = |kind| record.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind).map(|(index, _)| index);
+    match of(ContainerKind::Init).next() {
+        Some(init) => vec![init],
+        None => of(ContainerKind::App).collect(),
+    }
+}
+
 fn delete(status: &Status, deletion: &Deletion, now: Now) -> Decision {
     if !any_running(status) {
         return Decision::now(if sandbox_alive(status) { Action::EndSandbox } else { Action::Remove });

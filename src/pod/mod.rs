@@ -16,7 +16,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Action, Decision, Now, decide};
+pub use decide::{Action, Decision, Now, decide, first};
 pub use events::{
     apply_exit, apply_initialized, apply_sandbox_end, apply_start, apply_stopping, initial, request_delete,
 };

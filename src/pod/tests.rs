@@ -557,3 +557,19 @@ fn a_stopped_sandbox_kills_ends_and_stays_over() {
     assert!(s.failure.is_none());
     assert_eq!(decide(&record, &s, at(7)).actions, [Action::Finish]);
 }
+
+#[test]
+fn what_is_prepared_first_is_what_is_started_first() {
+    for (init, app) in [(0, 1), (0, 3), (1, 1), (2, 2)] {
+        let record = record("Always", init, app);
+        let mut status = fresh(&record);
+        let mut actions = decide(&record, &status, at(0)).actions;
+        if actions == [Action::Initialized] {
+            apply_initialized(&mut status, at(0));
+            actions = decide(&record, &status, at(0)).actions;
+        }
+        let prepared: Vec<Action> =
+            first(&record).into_iter().map(|index| Action::Start { index, attempt: 0 }).collect();
+        assert_eq!(actions, prepared, "{init} init, {app} app containers");
+    }
+}

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use husk_oci::spawn;
 use husk_oci::sys::{fd, mount, path};
+use oci_spec::runtime::Spec;
 use sha2::{Digest, Sha256};
 
 use super::{Error, mounts, spec};
-use crate::cgroup::CgroupDriver;
+use crate::cgroup::{CgroupDriver, Placement};
 use crate::state::Roots;
-use crate::state::record::{ContainerRecord, PidMode, PodRecord};
+use crate::state::record::{ContainerRecord, MountSource, PidMode, PodRecord};
 
 /// What every container of a pod is created with.
 pub struct Context<'a> {
@@ -66,23 +67,68 @@ fn host(e: impl std::fmt::Display) -> Error {
     Error::Host { what: e.to_string() }
 }
 
-/// Creates an instance and returns as soon as its process is cloned.
+/// An instance that lacks nothing but its process. Dropping it leaves its cgroup and its directory, which go with the pod.
+pub struct Prepared {
+    /// Container id.
+    pub id: String,
+    placement: Placement,
+    root: OwnedFd,
+    mounted: mounts::Mounted,
+    spec: Spec,
+    stdio: Option<Pipes>,
+    start_read: OwnedFd,
+    start: OwnedFd,
+}
+
+/// Makes the cgroup and the directories of an instance; what is there already is fine.
 ///
 /// # Errors
-/// A sentence about the container; what was made is removed, except the instance's directory, which goes with the pod.
-pub fn create(context: &Context<'_>, index: usize, attempt: u32) -> Result<Created, Error> {
+/// A sentence about the container. What was made goes with the pod.
+pub fn places(
+    roots: &Roots,
+    driver: &dyn CgroupDriver,
+    record: &PodRecord,
+    index: usize,
+    attempt: u32,
+) -> Result<(), Error> {
+    let container = &record.containers[index];
+    let cgroup = cgroup(record, &instance_id(record, container, attempt));
+    driver.create(&cgroup, &container.limits).map_err(host)?;
+    directories(&data_dir(roots, record, &container.name, attempt)).map_err(|e| in_container(container, e))
+}
+
+/// Prepares an instance. With `placed`, [`places`] was called for it, and by nobody before.
+///
+/// # Errors
+/// A sentence about the container; its cgroup is removed again, its directory goes with the pod.
+pub fn prepare(context: &Context<'_>, index: usize, attempt: u32, placed: bool) -> Result<Prepared, Error> {
     let record = context.record;
     let container = &record.containers[index];
     let id = instance_id(record, container, attempt);
     let cgroup = cgroup(record, &id);
     let made = Made { driver: context.driver, cgroup: Some(&cgroup) };
-    context.driver.create(&cgroup, &container.limits).map_err(host)?;
-    let created = create_in(context, container, attempt, id.clone(), &cgroup).map_err(|e| match e {
+    if !placed {
+        // A supervisor that was killed while it made this instance has left its directories. Nothing has run in there, and the kernel refuses
+        // a second volatile mount of them.
+        let dir = data_dir(context.roots, record, &container.name, attempt);
+        crate::volume::remove_tree(&dir).map_err(|e| in_container(container, host(e)))?;
+        places(context.roots, context.driver, record, index, attempt)?;
+    }
+    let prepared = prepare_in(context, container, attempt, id, &cgroup).map_err(|e| in_container(container, e))?;
+    made.keep();
+    Ok(prepared)
+}
+
+/// Can the container be prepared only when pause is set up? A subPath of a volume in memory is looked for in its mount namespace.
+pub fn needs_sandbox(container: &ContainerRecord) -> bool {
+    container.mounts.iter().any(|m| m.sub_path.is_some() && matches!(m.source, MountSource::Memory { .. }))
+}
+
+fn in_container(container: &ContainerRecord, e: Error) -> Error {
+    match e {
         Error::Host { what } => Error::Container { container: container.name.clone(), what },
         other => other,
-    })?;
-    made.keep();
-    Ok(created)
+    }
 }
 
 /// Removes the cgroup again unless it is kept.
@@ -107,51 +153,64 @@ impl Drop for Made<'_> {
     }
 }
 
-fn create_in(
+fn prepare_in(
     context: &Context<'_>,
     container: &ContainerRecord,
     attempt: u32,
     id: String,
     cgroup: &str,
-) -> Result<Created, Error> {
+) -> Result<Prepared, Error> {
     let record = context.record;
     let placement = context.driver.placement(cgroup).map_err(host)?;
     let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
-    let mounted = mounts::container(context.roots, record, container, context.sandbox)?;
+    let mut mounted = mounts::container(context.roots, record, container, context.sandbox)?;
     let given = spec::Given {
-        mounts: mounted.mounts,
+        mounts: std::mem::take(&mut mounted.mounts),
         devices: if container.privileged { super::devices::host()? } else { Vec::new() },
     };
-    let oci = spec::container(container, given)?;
-    let sources: Vec<spawn::Source<'_>> = mounted.origins.iter().map(mounts::Origin::as_source).collect();
+    let spec = spec::container(container, given)?;
     let stdio = if container.tty { None } else { Some(Pipes::new(container.user.uid)?) };
     let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;
-    let process = spawn::create(&spawn::Create {
-        spec: &oci,
-        root: spawn::Root::Detached(root.as_fd()),
-        sources: &sources,
-        join: Some(spawn::Join { pidfd: context.sandbox, user: false }),
-        pid_namespace: match container.pid {
-            PidMode::Node => spawn::PidNamespace::Host,
-            PidMode::Pod => spawn::PidNamespace::Sandbox,
-            PidMode::Container => spawn::PidNamespace::Nested,
-        },
-        cgroup: spawn::Placement {
-            into_cgroup: placement.into_cgroup.as_ref().map(AsFd::as_fd),
-            tasks: &placement.tasks,
-        },
-        stdio: match &stdio {
-            Some(pipes) => spawn::Stdio::Fds([pipes.stdin.as_fd(), pipes.out_write.as_fd(), pipes.err_write.as_fd()]),
-            None => spawn::Stdio::Terminal { rows: 24, cols: 80 },
-        },
-        start: start_read.as_fd(),
-        sibling: true,
-        die_with_parent: container.pid == PidMode::Node,
-        attach_at: c"/root",
-        seccomp: None,
-    })
-    .map_err(host)?;
-    Ok(Created { id, process, output: stdio.map(|p| [p.out_read, p.err_read]), start })
+    Ok(Prepared { id, placement, root, mounted, spec, stdio, start_read, start })
+}
+
+impl Prepared {
+    /// Clones the process, and returns while it is setting itself up.
+    ///
+    /// # Errors
+    /// A sentence about the container. Its cgroup stays.
+    pub fn launch(self, context: &Context<'_>, index: usize) -> Result<Created, Error> {
+        let container = &context.record.containers[index];
+        let sources: Vec<spawn::Source<'_>> = self.mounted.origins.iter().map(mounts::Origin::as_source).collect();
+        let process = spawn::create(&spawn::Create {
+            spec: &self.spec,
+            root: spawn::Root::Detached(self.root.as_fd()),
+            sources: &sources,
+            join: Some(spawn::Join { pidfd: context.sandbox, user: false }),
+            pid_namespace: match container.pid {
+                PidMode::Node => spawn::PidNamespace::Host,
+                PidMode::Pod => spawn::PidNamespace::Sandbox,
+                PidMode::Container => spawn::PidNamespace::Nested,
+            },
+            cgroup: spawn::Placement {
+                into_cgroup: self.placement.into_cgroup.as_ref().map(AsFd::as_fd),
+                tasks: &self.placement.tasks,
+            },
+            stdio: match &self.stdio {
+                Some(pipes) => {
+                    spawn::Stdio::Fds([pipes.stdin.as_fd(), pipes.out_write.as_fd(), pipes.err_write.as_fd()])
+                }
+                None => spawn::Stdio::Terminal { rows: 24, cols: 80 },
+            },
+            start: self.start_read.as_fd(),
+            sibling: true,
+            die_with_parent: container.pid == PidMode::Node,
+            attach_at: c"/root",
+            seccomp: None,
+        });
+        let process = process.map_err(|e| in_container(container, host(e)))?;
+        Ok(Created { id: self.id, process, output: self.stdio.map(|p| [p.out_read, p.err_read]), start: self.start })
+    }
 }
 
 /// stdin from nowhere, stdout and stderr as pipes that belong to the container's user, so that it can open `/dev/stdout`.
@@ -189,25 +248,27 @@ fn c_string(p: &Path) -> Result<CString, Error> {
         .map_err(|_| Error::Internal { what: format!("a NUL byte in {}", p.display()) })
 }
 
-/// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
-fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
-    // A supervisor that was killed while it made this instance has left them. Nothing has run in there, and the kernel refuses a second
-    // volatile mount of them.
-    crate::volume::remove_tree(dir).map_err(host)?;
+/// The directories of an instance.
+fn directories(dir: &Path) -> Result<(), Error> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::io(format_args!("create {}", dir.display()), &e))?;
-    for (part, mode) in [(&upper, 0o755), (&work, 0o700)] {
-        match std::fs::DirBuilder::new().mode(mode).create(part) {
+    for (part, mode) in [(dir.join("upper"), 0o755), (dir.join("work"), 0o700)] {
+        match std::fs::DirBuilder::new().mode(mode).create(&part) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::io(format_args!("create {}", part.display()), &e));
             }
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
+fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
     let open = |p: &Path| -> Result<OwnedFd, Error> {
         path::openat(nix::fcntl::AT_FDCWD, &c_string(p)?, libc::O_PATH | libc::O_DIRECTORY, 0)
             .map_err(|e| Error::sys(format_args!("open {}", p.display()), e))

@@ -1,18 +1,19 @@
 //! `husk run`: from a validated manifest to a pod that runs under its keeper.
 
 use std::ffi::CString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use husk_oci::sys::{fd, process};
+use husk_oci::sys::process;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, keeper, remove, resolve};
+use super::{Error, container, keeper, remove, resolve, sandbox};
 use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
-use crate::control::Ready;
+use crate::control::{HELPED, Ready};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
 use crate::state::record::{Owner, PodRecord};
@@ -76,7 +77,7 @@ pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error
             }
             // Every start collects for its own name.
             Reserved::Dead { id } => {
-                remove::collect(roots, &driver, &id).map_err(first)?;
+                remove::collect(roots, &driver, &id).map_err(first_of)?;
                 tries += 1;
             }
         }
@@ -87,7 +88,7 @@ pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error
     })
 }
 
-fn first(errors: Vec<Error>) -> Error {
+fn first_of(errors: Vec<Error>) -> Error {
     errors.into_iter().next().unwrap_or(Error::Internal { what: "an empty list of errors".into() })
 }
 
@@ -104,14 +105,13 @@ fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
 
 fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
     let dir = reservation.dir.clone();
-    let started = prepare(roots, driver, record, reservation);
-    let outcome = match started {
-        Ok((keeper, ready)) => await_ready(&dir, ready).inspect_err(|_| {
+    let outcome = launch(roots, driver, record, reservation).and_then(|(keeper, mut ready)| {
+        let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| await_ready(&dir, ready));
+        answer.inspect_err(|_| {
             // keeper is our child as long as we live: leave no zombie to whoever started us.
-            let _ = process::wait(process::Target::Pidfd(keeper.pidfd.as_fd()), false, false);
-        }),
-        Err(e) => Err(e),
-    };
+            let _ = process::wait(process::Target::Pidfd(keeper.child.pidfd.as_fd()), false, false);
+        })
+    });
     match outcome {
         Ok(warnings) => Ok(RunOutcome { id: record.id.clone(), created: true, warnings }),
         Err(error) => {
@@ -130,13 +130,13 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
     }
 }
 
-/// Writes the records and starts keeper, which takes the lock over. Returns the read end of the ready pipe.
-fn prepare(
+/// Writes the records and starts keeper, which takes the lock over. Returns our end of the socket to the first supervisor.
+fn launch(
     roots: &Roots,
     driver: &Cgroupfs,
     record: &PodRecord,
     reservation: Reservation,
-) -> Result<(process::Child, std::fs::File), Error> {
+) -> Result<(keeper::Launched, UnixStream), Error> {
     let dir = PodDir::open(reservation.dir.clone())?;
     dir.write_record(record)?;
     let now = crate::pod::Now { boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64, wall: record.created_at };
@@ -151,7 +151,9 @@ fn prepare(
         driver.placement(&runtime)
     });
     let placement = placement.map_err(host)?;
-    let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a pipe for the supervisor's answer", e))?;
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Error::io("make a socket to the supervisor", &e))?;
+    let (pause, design) = (sandbox::image()?, sandbox::Design::new(&record.sandbox)?);
+    let pause = design.sandbox(pause.as_fd(), false);
     let argument = |p: &Path| CString::new(p.as_os_str().as_bytes());
     let argv = [
         CString::new("husk"),
@@ -165,17 +167,43 @@ fn prepare(
     let keeper = keeper::launch(keeper::Launch {
         lock: reservation.lock.as_fd(),
         exe: exe.as_fd(),
-        ready: write.as_fd(),
+        ready: theirs.as_fd(),
+        pause: &husk_oci::sandbox::prepare(&pause).map_err(|e| Error::Host { what: e.to_string() })?,
         log: log.as_fd(),
         argv,
         cgroup: &placement,
     })?;
-    Ok((keeper, read.into()))
+    Ok((keeper, ours))
 }
 
-fn await_ready(dir: &Path, mut pipe: std::fs::File) -> Result<Vec<String>, Error> {
+/// While keeper and the supervisor are executed and pause makes its namespaces: makes what the supervisor needs next, and tells it. Each step
+/// is one that the supervisor would take, and takes if we die or fail. It waits for us, or for our end, before it goes on, and before
+/// it takes anything away again.
+fn help(
+    roots: &Roots,
+    driver: &Cgroupfs,
+    record: &PodRecord,
+    keeper: &keeper::Launched,
+    ready: &mut UnixStream,
+) -> Result<(), Error> {
+    let mut first = crate::pod::first(record).into_iter();
+    let done = sandbox::prepare(roots, driver, record)
+        .and_then(|()| first.try_for_each(|index| container::places(roots, driver, record, index, 0)));
+    match done {
+        // A supervisor that cannot be told has died. Its successor did not wait for us: the pod may even have come to its end meanwhile.
+        Ok(()) if ready.write_all(&[HELPED]).is_err() && !roots.pod_dir(&record.id).exists() => {
+            remove::pod(roots, driver, &record.id, Some(record), true).map_err(first_of)?;
+        }
+        Ok(()) => {}
+        // The supervisor will fail the same way, and says so.
+        Err(_) => drop(ready.shutdown(std::net::Shutdown::Write)),
+    }
+    keeper.confirm()
+}
+
+fn await_ready(dir: &Path, mut socket: UnixStream) -> Result<Vec<String>, Error> {
     let mut answer = Vec::new();
-    pipe.read_to_end(&mut answer).map_err(|e| Error::io("read the supervisor's answer", &e))?;
+    socket.read_to_end(&mut answer).map_err(|e| Error::io("read the supervisor's answer", &e))?;
     match serde_json::from_slice(&answer) {
         Ok(Ready::Started { warnings }) => Ok(warnings),
         Ok(Ready::Failed { message }) => Err(Error::Host { what: message }),

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -25,59 +26,100 @@ fn host(e: impl std::fmt::Display) -> Error {
     Error::Host { what: e.to_string() }
 }
 
-/// Starts the sandbox of a pod and returns while pause is still setting itself up.
+/// A sandbox as `oci` wants to know it.
+#[derive(Debug)]
+pub struct Design {
+    namespaces: u64,
+    hostname: Option<CString>,
+    tmpfs: Vec<oci::Tmpfs>,
+    sysctls: Vec<(CString, CString)>,
+}
+
+impl Design {
+    /// What the record asks for.
+    ///
+    /// # Errors
+    /// A defect of the checks before.
+    pub fn new(sandbox: &SandboxRecord) -> Result<Design, Error> {
+        let mut namespaces = 0;
+        if !sandbox.host_network {
+            // With the host's network come the host's names.
+            namespaces |= ns::NET | ns::UTS;
+        }
+        if !sandbox.host_ipc {
+            namespaces |= ns::IPC;
+        }
+        if !sandbox.host_pid {
+            namespaces |= ns::PID;
+        }
+        let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the record".into() });
+        let hostname = if sandbox.host_network { None } else { Some(text(sandbox.hostname.clone())?) };
+        let shm = text(mounts::SHM.into())?;
+        let mut tmpfs = vec![oci::Tmpfs { path: shm, size_bytes: Some(SHM_BYTES), mode: 0o1777, noexec: true }];
+        for v in sandbox.volumes.iter().filter(|v| v.memory) {
+            let path = text(mounts::memory_volume(&v.name))?;
+            tmpfs.push(oci::Tmpfs { path, size_bytes: v.size_bytes, mode: 0o777, noexec: false });
+        }
+        let mut sysctls = Vec::new();
+        for (name, value) in &sandbox.sysctls {
+            sysctls.push((text(name.replace('.', "/"))?, text(value.clone())?));
+        }
+        Ok(Design { namespaces, hostname, tmpfs, sysctls })
+    }
+
+    /// With pause's program; `sibling`: pause becomes a child of our parent.
+    pub fn sandbox<'a>(&'a self, image: BorrowedFd<'a>, sibling: bool) -> oci::Sandbox<'a> {
+        oci::Sandbox {
+            namespaces: self.namespaces,
+            hostname: self.hostname.as_deref(),
+            sysctls: &self.sysctls,
+            tmpfs: &self.tmpfs,
+            image,
+            uid: PAUSE_ID,
+            gid: PAUSE_ID,
+            sibling,
+            oom_score_adj: PAUSE_OOM_SCORE_ADJ,
+            user: None,
+        }
+    }
+}
+
+/// pause's program in memory.
 ///
 /// # Errors
-/// The cgroup, a directory or pause cannot be made. What was made goes with the pod.
-pub fn start(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<oci::Launching, Error> {
-    let image = crate::embedded::memfd(c"pause", crate::embedded::PAUSE)
-        .map_err(|e| Error::io("create a memory file for pause", &e))?;
-    let launching = launch(&record.sandbox, std::os::fd::AsFd::as_fd(&image))?;
-    // pause makes its namespaces meanwhile.
+/// The kernel's.
+pub fn image() -> Result<OwnedFd, Error> {
+    crate::embedded::memfd(c"pause", crate::embedded::PAUSE)
+        .map_err(|e| Error::io("create a memory file for pause", &e))
+}
+
+/// Clones pause as our sibling and returns while it is still setting itself up.
+///
+/// # Errors
+/// pause cannot be cloned.
+pub fn launch(record: &PodRecord) -> Result<oci::Launching, Error> {
+    let image = image()?;
+    oci::start(&Design::new(&record.sandbox)?.sandbox(image.as_fd(), true)).map_err(host)
+}
+
+/// Takes charge of the pause that was cloned ahead, by our parent.
+///
+/// # Errors
+/// A defect of the checks before.
+pub fn adopt(record: &PodRecord, cloned: oci::Cloned) -> Result<oci::Launching, Error> {
+    let design = Design::new(&record.sandbox)?;
+    Ok(oci::adopt(&design.sysctls, &design.tmpfs, true, cloned))
+}
+
+/// Makes what a pod has besides its processes: its cgroup, volumes on disk, name files. What is there already is fine.
+///
+/// # Errors
+/// The cgroup or a directory cannot be made. What was made goes with the pod.
+pub fn prepare(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Error> {
     if !record.sandbox.foreign_cgroup {
         driver.create(&record.cgroup, &record.sandbox.limits).map_err(host)?;
     }
-    directories(roots, record)?;
-    Ok(launching)
-}
-
-fn launch(sandbox: &SandboxRecord, image: std::os::fd::BorrowedFd<'_>) -> Result<oci::Launching, Error> {
-    let mut namespaces = 0;
-    if !sandbox.host_network {
-        // With the host's network come the host's names.
-        namespaces |= ns::NET | ns::UTS;
-    }
-    if !sandbox.host_ipc {
-        namespaces |= ns::IPC;
-    }
-    if !sandbox.host_pid {
-        namespaces |= ns::PID;
-    }
-    let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in the record".into() });
-    let hostname = if sandbox.host_network { None } else { Some(text(sandbox.hostname.clone())?) };
-    let mut tmpfs =
-        vec![oci::Tmpfs { path: text(mounts::SHM.into())?, size_bytes: Some(SHM_BYTES), mode: 0o1777, noexec: true }];
-    for v in sandbox.volumes.iter().filter(|v| v.memory) {
-        let path = text(mounts::memory_volume(&v.name))?;
-        tmpfs.push(oci::Tmpfs { path, size_bytes: v.size_bytes, mode: 0o777, noexec: false });
-    }
-    let mut sysctls = Vec::new();
-    for (name, value) in &sandbox.sysctls {
-        sysctls.push((text(name.replace('.', "/"))?, text(value.clone())?));
-    }
-    oci::start(&oci::Sandbox {
-        namespaces,
-        hostname: hostname.as_deref(),
-        sysctls: &sysctls,
-        tmpfs: &tmpfs,
-        image,
-        uid: PAUSE_ID,
-        gid: PAUSE_ID,
-        sibling: true,
-        oom_score_adj: PAUSE_OOM_SCORE_ADJ,
-        user: None,
-    })
-    .map_err(host)
+    directories(roots, record)
 }
 
 /// Volumes on disk, and the files that tell the pod's names.

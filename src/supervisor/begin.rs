@@ -1,9 +1,12 @@
 //! How a supervisor comes to a pod: a new one, or one whose last supervisor died.
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
+use husk_oci::sandbox as oci;
 use husk_oci::sys::{fd, process};
+use nix::errno::Errno;
 
 use super::end::siblings;
 use super::keeper::Keeper;
@@ -13,9 +16,9 @@ use super::server::{bind_socket, serve};
 use super::slots::{self, ExecSlot, Part};
 use super::streams::Pump;
 use super::watch::watch;
-use crate::control::Ready;
+use crate::control::{HELPED, Ready};
 use crate::pod;
-use crate::runtime::{Error, remove, sandbox};
+use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
 
@@ -26,6 +29,8 @@ impl Pod {
             // A later supervisor: nobody is there to be told, and containers may be running. keeper starts the next one.
             return Err(error.clone());
         }
+        // Nothing is taken away while `husk run` still makes it. An error means that it is gone.
+        let _ = self.helped().await;
         self.kill_all();
         if let Some(pause) = &self.pause {
             let _ = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL);
@@ -42,9 +47,9 @@ impl Pod {
     }
 
     pub(super) fn answer_run(&mut self, answer: &Ready) {
-        if let Some(mut pipe) = self.ready.take()
+        if let Some(socket) = self.ready.take()
             && let Ok(text) = serde_json::to_vec(answer)
-            && let Err(e) = pipe.write_all(&text)
+            && let Err(e) = UnixStream::from(socket).write_all(&text)
         {
             // `husk run` was killed; the pod goes on.
             say("info", format_args!("nobody waits for the start: {e}"));
@@ -53,10 +58,15 @@ impl Pod {
 
     /// A pod that nothing was done for yet.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
-        self.kill_strangers();
+        let (pending, pidfd) = self.launching()?;
         self.listen(None)?;
-        let pending = sandbox::start(&self.roots, &*self.driver, &self.record)?;
+        let helped = self.helped().await?;
+        if !helped {
+            sandbox::prepare(&self.roots, &*self.driver, &self.record)?;
+        }
+        self.prepare_first(pidfd.as_fd(), helped)?;
         let (held, warnings) = held(pending).await?;
+        self.keeper.confirm().map_err(keeper_error)?;
         for warning in warnings {
             self.warn(warning);
         }
@@ -65,7 +75,54 @@ impl Pod {
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
         self.status.sandbox =
             Some(Sandbox { pid: held.pid, start_ticks: ticks, ready_at: jiff::Timestamp::now(), ended: false });
-        self.dir.write_status(&self.status)?;
+        // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
+        self.unsaved = true;
+        Ok(())
+    }
+
+    /// pause, on its way, and its pidfd: the one that was cloned ahead of us, or a new one.
+    fn launching(&mut self) -> Result<(oci::Launching, OwnedFd), Error> {
+        let host = |e: oci::Error| Error::Host { what: e.to_string() };
+        let launching = match self.ahead.take() {
+            Some((pidfd, report)) => sandbox::adopt(&self.record, oci::Cloned::from_fds(pidfd, report).map_err(host)?)?,
+            None => {
+                self.kill_strangers();
+                sandbox::launch(&self.record)?
+            }
+        };
+        let pidfd = launching.pidfd().and_then(|fd| fd.try_clone_to_owned().ok());
+        let pidfd = pidfd.ok_or_else(|| Error::Host { what: "duplicate pause's pidfd: no more fds".into() })?;
+        Ok((launching, pidfd))
+    }
+
+    /// Waits for what `husk run` does meanwhile. True: it has made all that [`sandbox::prepare`] makes, and the places of the first containers.
+    async fn helped(&mut self) -> Result<bool, Error> {
+        let Some(socket) = self.ready.as_ref().filter(|_| self.helper) else { return Ok(false) };
+        let io = |e: std::io::Error| Error::io("wait for husk run", &e);
+        let watched = watch(socket.try_clone().map_err(io)?).map_err(io)?;
+        let mut byte = [0];
+        loop {
+            match fd::recv(watched.get_ref().as_fd(), &mut byte, true) {
+                Ok(got) => {
+                    self.helper = false;
+                    return Ok(got.len == 1 && byte == [HELPED]);
+                }
+                Err(Errno::EAGAIN) => watched.readable().await.map_err(io)?.clear_ready(),
+                Err(Errno::ECONNRESET) => return Ok(false),
+                Err(e) => return Err(Error::sys("wait for husk run", e)),
+            }
+        }
+    }
+
+    /// Prepares the first container as far as it goes without a sandbox that is up, while pause is setting itself up.
+    fn prepare_first(&mut self, pause: BorrowedFd<'_>, placed: bool) -> Result<(), Error> {
+        self.placed = if placed { pod::first(&self.record) } else { Vec::new() };
+        let first = pod::first(&self.record).first().copied();
+        let Some(index) = first.filter(|index| !container::needs_sandbox(&self.record.containers[*index])) else {
+            return Ok(());
+        };
+        let placed = self.placed.contains(&index);
+        self.prepared = Some((index, container::prepare(&self.context(pause), index, 0, placed)?));
         Ok(())
     }
 
@@ -222,9 +279,7 @@ impl Pod {
 }
 
 /// Waits until pause runs.
-pub(super) async fn held(
-    mut launching: husk_oci::sandbox::Launching,
-) -> Result<(husk_oci::sandbox::Held, Vec<String>), Error> {
+pub(super) async fn held(mut launching: oci::Launching) -> Result<(oci::Held, Vec<String>), Error> {
     let io = |e: std::io::Error| Error::io("watch pause", &e);
     let watched = watch(launching.as_fd().try_clone_to_owned().map_err(io)?).map_err(io)?;
     loop {
@@ -245,16 +300,18 @@ pub(super) fn open_process(pid: i32, ticks: u64) -> Result<Option<OwnedFd>, Erro
     Ok(start_ticks(pid)?.is_some_and(|found| found == ticks).then_some(pidfd))
 }
 
-/// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one.
-pub(super) fn staging(keeper: &mut Keeper) -> Result<Staging, Error> {
+/// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one. Before the `first` supervisor there
+/// was none.
+pub(super) fn staging(keeper: &mut Keeper, first: bool) -> Result<Staging, Error> {
     let [a, b, c] = slots::STAGING;
-    let kept = (
-        keeper.get(a).map_err(keeper_error)?,
-        keeper.get(b).map_err(keeper_error)?,
-        keeper.get(c).map_err(keeper_error)?,
-    );
     let io = |e: std::io::Error| Error::io("set up the log writer", &e);
-    if let (Some(read), Some(write), Some(journal)) = kept {
+    if !first
+        && let (Some(read), Some(write), Some(journal)) = (
+            keeper.get(a).map_err(keeper_error)?,
+            keeper.get(b).map_err(keeper_error)?,
+            keeper.get(c).map_err(keeper_error)?,
+        )
+    {
         let mut staging = Staging::from_fds(read, write, journal).map_err(io)?;
         if let Err(e) = staging.recover() {
             // A full disk, say: the first pump tries again, and the pod must be watched meanwhile.
@@ -264,6 +321,8 @@ pub(super) fn staging(keeper: &mut Keeper) -> Result<Staging, Error> {
     }
     let staging = Staging::new().map_err(io)?;
     let [read, write, journal] = staging.fds();
-    keeper.put_many(&[(a, read), (b, write), (c, journal)]).map_err(keeper_error)?;
+    for (slot, fd) in [(a, read), (b, write), (c, journal)] {
+        keeper.put(slot, fd).map_err(keeper_error)?;
+    }
     Ok(staging)
 }

@@ -1,6 +1,7 @@
 //! The supervisor's half of keeper's protocol, see [`husk_pause::proto`].
 //!
-//! Requests wait for their answer; keeper answers within microseconds, since it never waits for anything itself. Exits that are
+//! keeper answers within microseconds, since it never waits for anything itself; but each wait for it costs two changes of processes. So what
+//! need not be known at once is asked without a wait, and [`Keeper::confirm`] is called where something depends on it. Exits that are
 //! announced in between are kept for [`Keeper::next_exited`].
 
 use std::collections::VecDeque;
@@ -12,8 +13,7 @@ use husk_oci::sys::fd;
 use husk_pause::proto::{Kind, Msg, VERSION};
 use nix::errno::Errno;
 
-/// Requests that [`Keeper::put_many`] has under way at a time: as many answers always fit into a socket, so neither side can
-/// come to wait for the other.
+/// Requests that may be under way at a time: as many answers always fit into a socket, so neither side can come to wait for the other.
 const UNDER_WAY: usize = 16;
 
 /// The socket to keeper.
@@ -21,7 +21,12 @@ const UNDER_WAY: usize = 16;
 pub struct Keeper {
     socket: OwnedFd,
     exited: VecDeque<Exited>,
-    earlier_supervisors: u32,
+    /// What was asked and is not answered yet, oldest first.
+    asked: VecDeque<Msg>,
+    /// The first refusal of a put or of our version since [`Keeper::confirm`].
+    refused: Option<Error>,
+    /// The last refusal of something else.
+    complaint: Option<Error>,
 }
 
 /// A child of keeper is dead, and a zombie until it is reaped.
@@ -110,23 +115,15 @@ struct Answer {
 }
 
 impl Keeper {
-    /// Takes the socket over and asks which protocol is spoken.
+    /// Takes the socket over and asks which protocol is spoken, without waiting for the answer.
     ///
     /// # Errors
-    /// [`Error::Version`], or keeper is gone.
+    /// keeper is gone.
     pub fn new(socket: OwnedFd) -> Result<Keeper> {
-        let mut keeper = Keeper { socket, exited: VecDeque::new(), earlier_supervisors: 0 };
-        let message = keeper.done(Msg::new(Kind::Hello, 0), Kind::Hello)?;
-        if message.key != VERSION {
-            return Err(Error::Version { theirs: message.key });
-        }
-        keeper.earlier_supervisors = message.b.unsigned_abs();
+        let mut keeper =
+            Keeper { socket, exited: VecDeque::new(), asked: VecDeque::new(), refused: None, complaint: None };
+        keeper.ask(Msg::new(Kind::Hello, 0), &[])?;
         Ok(keeper)
-    }
-
-    /// How many supervisors of this pod there were before this one.
-    pub fn earlier_supervisors(&self) -> u32 {
-        self.earlier_supervisors
     }
 
     /// An exit that was announced and not yet returned. Does not wait. keeper announces the next one when this one was reaped.
@@ -134,47 +131,14 @@ impl Keeper {
     /// # Errors
     /// keeper is gone.
     pub fn next_exited(&mut self) -> Result<Option<Exited>> {
-        if let Some(exited) = self.exited.pop_front() {
-            return Ok(Some(exited));
-        }
-        match self.receive(true)? {
-            None => Ok(None),
-            Some(answer) if answer.kind == Kind::Exited => Ok(Some(exited(&answer.message))),
-            Some(answer) => Err(Error::Protocol { request: None, got: answer.message.kind }),
-        }
-    }
-
-    /// Keeps a copy of `fd` in keeper, instead of the one that was there.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] with ENOSPC when keeper is full, EINVAL for slot 0.
-    pub fn put(&mut self, slot: u64, fd: BorrowedFd<'_>) -> Result<()> {
-        self.put_many(&[(slot, fd)])
-    }
-
-    /// As [`Keeper::put`] of each, in about the time of one.
-    ///
-    /// # Errors
-    /// The first refusal; the others were tried all the same.
-    pub fn put_many(&mut self, fds: &[(u64, BorrowedFd<'_>)]) -> Result<()> {
-        let mut refused = None;
-        let mut asked = fds.iter();
-        let mut under_way = 0;
         loop {
-            if under_way < UNDER_WAY
-                && let Some((slot, fd)) = asked.next()
-            {
-                self.send(Msg::new(Kind::Put, *slot), &[*fd])?;
-                under_way += 1;
-                continue;
+            if let Some(exited) = self.exited.pop_front() {
+                return Ok(Some(exited));
             }
-            if under_way == 0 {
-                return refused.map_or(Ok(()), Err);
-            }
-            let answer = self.answer(Kind::Put)?;
-            under_way -= 1;
-            if let Err(e) = finished(Kind::Put, answer) {
-                refused.get_or_insert(e);
+            match self.receive(true)? {
+                None => return Ok(None),
+                Some(answer) if answer.kind == Kind::Exited => self.exited.push_back(exited(&answer.message)),
+                Some(answer) => self.take_in(answer)?,
             }
         }
     }
@@ -184,26 +148,17 @@ impl Keeper {
     /// # Errors
     /// [`Error::Refused`] with the kernel's errno (ESRCH: it is dead), or with ENOSPC when keeper is full.
     pub fn signal_once(&mut self, slot: u64, pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-        self.send(Msg { a: signal, ..Msg::new(Kind::Signal, slot) }, &[pidfd])?;
-        let answer = self.answer(Kind::Signal)?;
-        finished(Kind::Signal, answer).map(drop)
+        let request = Msg { a: signal, ..Msg::new(Kind::Signal, slot) };
+        let answer = self.exchange(request, &[pidfd])?;
+        finished(Kind::Signal, &answer)
     }
 
-    /// A copy of the fd in a slot (CLOEXEC), `None` when it is empty.
+    /// Keeps a copy of `fd` in keeper, instead of the one that was there. Whether keeper did it is known after [`Keeper::confirm`].
     ///
     /// # Errors
-    /// keeper is gone, or the copy could not be made.
-    pub fn get(&mut self, slot: u64) -> Result<Option<OwnedFd>> {
-        self.send(Msg::new(Kind::Get, slot), &[])?;
-        let answer = self.answer(Kind::Get)?;
-        match (answer.kind, answer.fd) {
-            (Kind::Fd, Some(fd)) => Ok(Some(fd)),
-            // The kernel could not give us the copy: our table is full.
-            (Kind::Fd, None) => Err(Error::Socket { doing: "receive an fd", errno: Errno::EMFILE }),
-            (Kind::Done, _) if answer.message.a == Errno::ENOENT as i32 => Ok(None),
-            (kind, fd) => finished(Kind::Get, Answer { kind, message: answer.message, fd })
-                .and(Err(Error::Protocol { request: Some(Kind::Get), got: kind as u32 })),
-        }
+    /// keeper is gone.
+    pub fn put(&mut self, slot: u64, fd: BorrowedFd<'_>) -> Result<()> {
+        self.ask(Msg::new(Kind::Put, slot), &[fd])
     }
 
     /// Closes what is in a slot; an empty one is fine.
@@ -211,9 +166,55 @@ impl Keeper {
     /// # Errors
     /// keeper is gone.
     pub fn drop_slot(&mut self, slot: u64) -> Result<()> {
-        match self.done(Msg::new(Kind::Drop, slot), Kind::Drop) {
-            Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
-            other => other.map(drop),
+        self.ask(Msg::new(Kind::Drop, slot), &[])
+    }
+
+    /// As [`Keeper::put`] of each, confirmed.
+    ///
+    /// # Errors
+    /// The first refusal; the others were tried all the same.
+    pub fn put_many(&mut self, fds: &[(u64, BorrowedFd<'_>)]) -> Result<()> {
+        fds.iter().try_for_each(|(slot, fd)| self.put(*slot, *fd))?;
+        self.confirm()
+    }
+
+    /// Has a dead child reaped, after which its exit is known to nobody but us. See [`Keeper::refusal`].
+    ///
+    /// # Errors
+    /// keeper is gone.
+    pub fn reap(&mut self, pid: i32) -> Result<()> {
+        self.ask(Msg { a: pid, ..Msg::new(Kind::Reap, 0) }, &[])
+    }
+
+    /// Waits until keeper has answered all that it was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Version`], or the first put that was refused since the last call: [`Error::Refused`] with ENOSPC when keeper is full, EINVAL for
+    /// slot 0.
+    pub fn confirm(&mut self) -> Result<()> {
+        self.catch_up()?;
+        self.refused.take().map_or(Ok(()), Err)
+    }
+
+    /// What else keeper has refused, as far as it has answered: a reap with EAGAIN when the process lives, ECHILD when it is no child of keeper
+    /// (any more).
+    pub fn refusal(&mut self) -> Option<Error> {
+        self.complaint.take()
+    }
+
+    /// A copy of the fd in a slot (CLOEXEC), `None` when it is empty.
+    ///
+    /// # Errors
+    /// keeper is gone, or the copy could not be made.
+    pub fn get(&mut self, slot: u64) -> Result<Option<OwnedFd>> {
+        let answer = self.exchange(Msg::new(Kind::Get, slot), &[])?;
+        match (answer.kind, answer.fd) {
+            (Kind::Fd, Some(fd)) => Ok(Some(fd)),
+            // The kernel could not give us the copy: our table is full.
+            (Kind::Fd, None) => Err(Error::Socket { doing: "receive an fd", errno: Errno::EMFILE }),
+            (Kind::Done, _) if answer.message.a == Errno::ENOENT as i32 => Ok(None),
+            (kind, fd) => finished(Kind::Get, &Answer { kind, message: answer.message, fd })
+                .and(Err(Error::Protocol { request: Some(Kind::Get), got: kind as u32 })),
         }
     }
 
@@ -225,8 +226,7 @@ impl Keeper {
         let mut slots = Vec::new();
         let mut from = 0;
         loop {
-            self.send(Msg::new(Kind::List, from), &[])?;
-            let answer = self.answer(Kind::List)?;
+            let answer = self.exchange(Msg::new(Kind::List, from), &[])?;
             match answer.kind {
                 Kind::Item if answer.message.key >= from => {
                     slots.push(answer.message.key);
@@ -239,14 +239,6 @@ impl Keeper {
                 kind => return Err(Error::Protocol { request: Some(Kind::List), got: kind as u32 }),
             }
         }
-    }
-
-    /// Has a dead child reaped, after which its exit is known to nobody but us.
-    ///
-    /// # Errors
-    /// [`Error::Refused`]: EAGAIN when the process lives, ECHILD when it is no child of keeper (any more).
-    pub fn reap(&mut self, pid: i32) -> Result<()> {
-        self.done(Msg { a: pid, ..Msg::new(Kind::Reap, 0) }, Kind::Reap).map(drop)
     }
 
     /// Ends keeper, and by that everything in the pod, this process included: it does not return while keeper lives. (Were we to exit by
@@ -264,11 +256,51 @@ impl Keeper {
         }
     }
 
-    /// Asks what is answered with `Done`.
-    fn done(&mut self, message: Msg, request: Kind) -> Result<Msg> {
-        self.send(message, &[])?;
-        let answer = self.answer(request)?;
-        finished(request, answer)
+    /// Asks for something whose answer can wait.
+    fn ask(&mut self, request: Msg, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        while self.asked.len() >= UNDER_WAY {
+            let answer = self.answer()?;
+            self.take_in(answer)?;
+        }
+        self.send(request, fds)?;
+        self.asked.push_back(request);
+        Ok(())
+    }
+
+    /// Asks, and waits for the answer.
+    fn exchange(&mut self, request: Msg, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        self.catch_up()?;
+        self.send(request, fds)?;
+        self.answer()
+    }
+
+    /// Waits for the answers to all that was asked.
+    fn catch_up(&mut self) -> Result<()> {
+        while !self.asked.is_empty() {
+            let answer = self.answer()?;
+            self.take_in(answer)?;
+        }
+        Ok(())
+    }
+
+    /// The answer to the oldest request. A refusal is kept for [`Keeper::confirm`].
+    fn take_in(&mut self, answer: Answer) -> Result<()> {
+        let unasked = Error::Protocol { request: None, got: answer.message.kind };
+        let request = self.asked.pop_front().and_then(|asked| Kind::from_u32(asked.kind)).ok_or(unasked)?;
+        let result = match finished(request, &answer) {
+            Ok(()) if request == Kind::Hello && answer.message.key != VERSION => {
+                Err(Error::Version { theirs: answer.message.key })
+            }
+            Err(Error::Refused { request: Kind::Drop, errno: Errno::ENOENT, .. }) => Ok(()),
+            other => other,
+        };
+        match result {
+            Err(e @ Error::Protocol { .. }) => return Err(e),
+            Err(e) if matches!(request, Kind::Put | Kind::Hello) => drop(self.refused.get_or_insert(e)),
+            Err(e) => self.complaint = Some(e),
+            Ok(()) => {}
+        }
+        Ok(())
     }
 
     fn send(&mut self, message: Msg, fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -278,13 +310,13 @@ impl Keeper {
         }
     }
 
-    /// The answer to the oldest request; exits before it are kept.
-    fn answer(&mut self, request: Kind) -> Result<Answer> {
+    /// The next answer; exits before it are kept.
+    fn answer(&mut self) -> Result<Answer> {
         loop {
             match self.receive(false)? {
                 Some(answer) if answer.kind == Kind::Exited => self.exited.push_back(exited(&answer.message)),
                 Some(answer) => return Ok(answer),
-                None => return Err(Error::Protocol { request: Some(request), got: 0 }),
+                None => return Err(Error::Protocol { request: None, got: 0 }),
             }
         }
     }
@@ -328,13 +360,13 @@ fn exited(message: &Msg) -> Exited {
     Exited { pid: message.a, code: message.key as i32, status: message.b }
 }
 
-/// The message of a `Done` that says success.
-fn finished(request: Kind, answer: Answer) -> Result<Msg> {
+/// Is this a `Done` that says success?
+fn finished(request: Kind, answer: &Answer) -> Result<()> {
     if answer.kind != Kind::Done {
         return Err(Error::Protocol { request: Some(request), got: answer.message.kind });
     }
     match answer.message.a {
-        0 => Ok(answer.message),
+        0 => Ok(()),
         errno => Err(Error::Refused { request, key: answer.message.key, errno: Errno::from_raw(errno) }),
     }
 }
@@ -346,7 +378,10 @@ mod tests {
     /// Our half, and a socket on which the test plays keeper.
     fn pair() -> (Keeper, OwnedFd) {
         let (ours, theirs) = fd::seqpacket_pair().unwrap();
-        (Keeper { socket: ours, exited: VecDeque::new(), earlier_supervisors: 0 }, theirs)
+        (
+            Keeper { socket: ours, exited: VecDeque::new(), asked: VecDeque::new(), refused: None, complaint: None },
+            theirs,
+        )
     }
 
     fn say(socket: &OwnedFd, message: Msg) {
@@ -367,6 +402,7 @@ mod tests {
         say(&other, death(7, 37));
         say(&other, done(0, 9));
         keeper.drop_slot(9).unwrap();
+        keeper.confirm().unwrap();
         assert_eq!(keeper.next_exited(), Ok(Some(Exited { pid: 7, code: 1, status: 37 })));
         assert_eq!(keeper.next_exited(), Ok(None));
     }
@@ -375,7 +411,7 @@ mod tests {
     fn dropping_an_empty_slot_is_fine_and_getting_it_gives_nothing() {
         let (mut keeper, other) = pair();
         say(&other, done(Errno::ENOENT as i32, 9));
-        assert_eq!(keeper.drop_slot(9), Ok(()));
+        assert_eq!(keeper.drop_slot(9).and(keeper.confirm()), Ok(()));
         say(&other, done(Errno::ENOENT as i32, 9));
         assert!(keeper.get(9).unwrap().is_none());
     }
@@ -384,27 +420,45 @@ mod tests {
     fn a_refusal_names_the_request_the_slot_and_the_errno() {
         let (mut keeper, other) = pair();
         say(&other, done(Errno::EAGAIN as i32, 4711));
-        let error = keeper.reap(4711).unwrap_err();
+        assert_eq!(keeper.reap(4711).and(keeper.confirm()), Ok(()));
+        let error = keeper.refusal().unwrap();
         assert_eq!(error.to_string(), format!("have keeper reap process 4711: {}", Sys(Errno::EAGAIN)));
     }
 
     #[test]
     fn of_many_puts_the_first_refusal_is_told_and_every_answer_is_read() {
         let (mut keeper, other) = pair();
-        say(&other, done(0, 2));
-        say(&other, done(Errno::ENOSPC as i32, 3));
-        say(&other, done(Errno::EBADF as i32, 4));
         let fd = other.as_fd();
-        let refused = keeper.put_many(&[(2, fd), (3, fd), (4, fd)]).unwrap_err();
-        assert_eq!(refused, Error::Refused { request: Kind::Put, key: 3, errno: Errno::ENOSPC });
+        for slot in 2..40 {
+            say(&other, done(if slot < 3 { 0 } else { Errno::ENOSPC as i32 }, slot));
+            keeper.put(slot, fd).unwrap();
+        }
+        let refused = Error::Refused { request: Kind::Put, key: 3, errno: Errno::ENOSPC };
+        assert_eq!(keeper.confirm(), Err(refused));
+        assert_eq!(keeper.confirm(), Ok(()));
         assert_eq!(keeper.next_exited(), Ok(None));
+    }
+
+    #[test]
+    fn answers_that_nobody_waited_for_are_taken_in_with_the_exits_between_them() {
+        let (mut keeper, other) = pair();
+        keeper.drop_slot(9).unwrap();
+        keeper.reap(7).unwrap();
+        say(&other, done(0, 9));
+        say(&other, death(8, 1));
+        say(&other, done(Errno::ECHILD as i32, 7));
+        assert_eq!(keeper.next_exited().unwrap().map(|e| e.pid), Some(8));
+        assert_eq!(keeper.next_exited(), Ok(None));
+        assert_eq!(keeper.confirm(), Ok(()));
+        assert_eq!(keeper.refusal(), Some(Error::Refused { request: Kind::Reap, key: 7, errno: Errno::ECHILD }));
     }
 
     #[test]
     fn another_version_is_refused() {
         let (ours, theirs) = fd::seqpacket_pair().unwrap();
         say(&theirs, done(0, VERSION + 1));
-        assert_eq!(Keeper::new(ours).unwrap_err(), Error::Version { theirs: VERSION + 1 });
+        let error = Keeper::new(ours).and_then(|mut keeper| keeper.confirm()).unwrap_err();
+        assert_eq!(error, Error::Version { theirs: VERSION + 1 });
     }
 
     #[test]
@@ -415,7 +469,7 @@ mod tests {
         fd::send(other.as_fd(), b"short", &[]).unwrap();
         assert_eq!(keeper.next_exited(), Err(Error::Protocol { request: None, got: 0 }));
         say(&other, Msg { kind: 77, ..done(0, 0) });
-        assert_eq!(keeper.reap(1), Err(Error::Protocol { request: None, got: 77 }));
+        assert_eq!(keeper.reap(1).and(keeper.confirm()), Err(Error::Protocol { request: None, got: 77 }));
     }
 
     #[test]

@@ -24,8 +24,9 @@ pub mod streams;
 pub mod upgrade;
 pub mod watch;
 
+use husk_pause::proto;
+
 use crate::runtime::Error;
-use crate::runtime::keeper::READY_FD;
 use crate::state::Roots;
 use crate::state::pods::PodDir;
 
@@ -37,12 +38,14 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     };
     let roots = Roots { root: PathBuf::from(root), state: PathBuf::from(state) };
     // Before anything else is opened: the numbers are a contract with keeper.
-    let (socket, ready) = (fd::inherit(husk_pause::proto::SUPERVISOR_FD), fd::inherit(READY_FD).ok());
-    let Ok(socket) = socket else {
+    let Ok(socket) = fd::inherit(proto::SUPERVISOR_FD) else {
         eprintln!("husk supervisor is started by keeper, not by hand");
         return ExitCode::from(2);
     };
-    match supervise(roots, &uid.to_string_lossy(), socket, ready) {
+    let [ready, report, pause] =
+        [proto::KEEPER_READY_FD, proto::KEEPER_REPORT_FD, proto::KEEPER_PAUSE_FD].map(|fd| fd::inherit(fd).ok());
+    let first = ready.map(|ready| First { ready, pause: pause.zip(report) });
+    match supervise(roots, &uid.to_string_lossy(), socket, first) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             crate::runtime::say::say("error", e);
@@ -51,18 +54,31 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     }
 }
 
-fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -> Result<(), Error> {
+/// What only the first supervisor of a pod is started with.
+#[derive(Debug)]
+pub struct First {
+    /// The socket to `husk run`.
+    pub ready: OwnedFd,
+    /// pidfd and socket of a pause that was cloned ahead of us.
+    pub pause: Option<(OwnedFd, OwnedFd)>,
+}
+
+fn supervise(roots: Roots, uid: &str, socket: OwnedFd, first: Option<First>) -> Result<(), Error> {
     let keeper_error = |e: keeper::Error| Error::Host { what: e.to_string() };
     // /proc/<pid> of ours is root's alone, also for a process that a container puts into our place (CVE-2019-5736).
     process::set_dumpable(false).map_err(|e| Error::sys("become undumpable", e))?;
-    let mut keeper = match keeper::Keeper::new(socket) {
-        Err(e @ keeper::Error::Version { .. }) => return Err(upgrade::strange_keeper(&e)),
-        other => other.map_err(keeper_error)?,
-    };
+    let mut keeper = keeper::Keeper::new(socket).map_err(keeper_error)?;
     let dir = roots.pod_dir(uid);
-    if !dir.exists() {
-        // Our predecessor had removed everything when it died.
-        return keeper.quit().map_err(keeper_error);
+    if first.is_none() {
+        // keeper may be of another husk than the one that has started us.
+        match keeper.confirm() {
+            Err(e @ keeper::Error::Version { .. }) => return Err(upgrade::strange_keeper(&e)),
+            other => other.map_err(keeper_error)?,
+        }
+        if !dir.exists() {
+            // Our predecessor had removed everything when it died.
+            return keeper.quit().map_err(keeper_error);
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -74,8 +90,8 @@ fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -
         let dir = PodDir::open(dir)?;
         match dir.read() {
             // The first supervisor's failure is that of `husk run`.
-            Err(e) if ready.is_none() => upgrade::caretaker(&dir, keeper, e).await,
-            Ok(None) if ready.is_none() => {
+            Err(e) if first.is_none() => upgrade::caretaker(&dir, keeper, e).await,
+            Ok(None) if first.is_none() => {
                 let why = "it is missing although the pod runs".into();
                 let path = dir.path.join("pod.json or status.json");
                 upgrade::caretaker(&dir, keeper, crate::state::Error::Unreadable { path, why }).await
@@ -83,7 +99,7 @@ fn supervise(roots: Roots, uid: &str, socket: OwnedFd, ready: Option<OwnedFd>) -
             records => {
                 let missing = || Error::Internal { what: format!("no records in {}", dir.path.display()) };
                 let (record, status) = records?.ok_or_else(missing)?;
-                pod::Pod::new(roots, dir, record, status, keeper, ready)?.run().await
+                pod::Pod::new(roots, dir, record, status, keeper, first)?.run().await
             }
         }
     })

@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::First;
 use super::begin::staging;
 use super::keeper::Keeper;
 use super::server::{Command, Reply};
@@ -22,8 +23,8 @@ use super::watch::watch;
 use crate::cgroup::Cgroupfs;
 use crate::control::{Ready, Refusal, Request, Response};
 use crate::pod::{self, Action, Now};
-use crate::runtime::Error;
 pub(super) use crate::runtime::say::say;
+use crate::runtime::{Error, container};
 use crate::state::Roots;
 use crate::state::pods::PodDir;
 use crate::state::record::{Deletion, PodRecord, State, Status};
@@ -88,6 +89,14 @@ pub struct Pod {
     pub(super) keeper: Keeper,
     pub(super) keeper_ready: AsyncFd<OwnedFd>,
     pub(super) staging: SharedStaging,
+    /// A pause that was cloned ahead of us: pidfd and socket.
+    pub(super) ahead: Option<(OwnedFd, OwnedFd)>,
+    /// `husk run` may still be making cgroups and directories.
+    pub(super) helper: bool,
+    /// Positions of containers whose places `husk run` has made, for their first attempt.
+    pub(super) placed: Vec<usize>,
+    /// The first container, prepared while pause was setting itself up.
+    pub(super) prepared: Option<(usize, container::Prepared)>,
     /// pause, while it lives.
     pub(super) pause: Option<OwnedFd>,
     pub(super) live: Vec<Option<Live>>,
@@ -106,7 +115,7 @@ pub struct Pod {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) command_sender: mpsc::UnboundedSender<Command>,
     /// `husk run`, until it was answered.
-    pub(super) ready: Option<std::fs::File>,
+    pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
     pub(super) over: bool,
     /// A successor comes after us.
@@ -130,12 +139,13 @@ impl Pod {
         record: PodRecord,
         status: Status,
         mut keeper: Keeper,
-        ready: Option<OwnedFd>,
+        first: Option<First>,
     ) -> Result<Pod, Error> {
         let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
         let io = |doing: &'static str| move |e: std::io::Error| Error::io(doing, &e);
         let copy = keeper.as_fd().try_clone_to_owned().map_err(io("duplicate the socket to keeper"))?;
-        let staging = staging(&mut keeper)?;
+        let staging = staging(&mut keeper, first.is_some())?;
+        let (ready, ahead) = first.map_or((None, None), |first| (Some(first.ready), first.pause));
         let (command_sender, commands) = mpsc::unbounded_channel();
         let live = record.containers.iter().map(|_| None).collect();
         Ok(Pod {
@@ -147,6 +157,10 @@ impl Pod {
             keeper_ready: watch(copy).map_err(io("watch the socket to keeper"))?,
             keeper,
             staging: Rc::new(RefCell::new(staging)),
+            ahead,
+            helper: ready.is_some(),
+            placed: Vec::new(),
+            prepared: None,
             pause: None,
             live,
             leaving: Vec::new(),
@@ -158,7 +172,7 @@ impl Pod {
             waiting_for_exit: Vec::new(),
             commands,
             command_sender,
-            ready: ready.map(std::fs::File::from),
+            ready,
             warnings: Vec::new(),
             over: false,
             handed_over: false,
@@ -206,7 +220,8 @@ impl Pod {
             tokio::task::yield_now().await;
         }
         if self.handed_over {
-            return Ok(());
+            // What keeper has not read when we are gone it will not read.
+            return self.keeper.confirm().map_err(keeper_error);
         }
         self.reap_all();
         self.keeper.quit().map_err(|e| Error::Host { what: e.to_string() })
@@ -215,15 +230,26 @@ impl Pod {
     /// Asks the rules and does what they say until they say nothing; when to ask again otherwise.
     async fn settle(&mut self) -> Result<Option<u64>, Error> {
         loop {
-            // A pod that is being deleted ends on a full disk too: nobody needs the record of it any more.
-            if self.over || !(self.save() || self.status.deletion.is_some()) {
+            if self.over {
                 return Ok(None);
             }
-            self.tidy();
-            self.answer_exits();
+            // While `husk run` waits, what there is to record is recorded with the containers' start.
+            let starting = self.ready.is_some();
+            if !starting {
+                // A pod that is being deleted ends on a full disk too: nobody needs the record of it any more.
+                if !(self.save() || self.status.deletion.is_some()) {
+                    return Ok(None);
+                }
+                self.tidy();
+                self.answer_exits();
+            }
             let before = self.status.clone();
             let decision = pod::decide(&self.record, &self.status, now());
             if decision.actions.is_empty() {
+                if starting && self.unsaved {
+                    self.dir.write_status(&self.status)?;
+                    self.unsaved = false;
+                }
                 return Ok(decision.wake_boot_ns);
             }
             for action in decision.actions {
@@ -267,7 +293,7 @@ impl Pod {
         }
         for pid in std::mem::take(&mut self.to_reap) {
             if let Err(e) = self.keeper.reap(pid) {
-                say("error", format_args!("reap {pid}: {e}"));
+                say("error", e);
             }
         }
         !self.unsaved
@@ -288,6 +314,9 @@ impl Pod {
         let exited = loop {
             if let Some(exited) = self.keeper.next_exited().map_err(keeper_error)? {
                 break Some(exited);
+            }
+            if let Some(e) = self.keeper.refusal() {
+                say("error", e);
             }
             tokio::select! {
                 biased;

@@ -70,21 +70,28 @@ impl Pod {
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
     }
 
+    /// What containers are made with.
+    pub(super) fn context<'a>(&'a self, pause: BorrowedFd<'a>) -> container::Context<'a> {
+        container::Context { roots: &self.roots, driver: &*self.driver, record: &self.record, sandbox: pause }
+    }
+
     /// Creates and starts one instance: process made, fds with keeper, record on disk, then released.
     pub(super) async fn start(&mut self, index: usize, attempt: u32) -> Result<(), Error> {
         let name = self.record.containers[index].name.clone();
         let in_container = |what: String| Error::Container { container: name.clone(), what };
+        let ahead = self.prepared.take_if(|(of, _)| *of == index && attempt == 0);
         let pause = self.pause.as_ref().ok_or_else(|| in_container("the sandbox is gone".into()))?;
-        let context = container::Context {
-            roots: &self.roots,
-            driver: &*self.driver,
-            record: &self.record,
-            sandbox: pause.as_fd(),
+        let context = self.context(pause.as_fd());
+        let prepared = match ahead {
+            Some((_, prepared)) => prepared,
+            None => container::prepare(&context, index, attempt, attempt == 0 && self.placed.contains(&index))?,
         };
-        let created = container::create(&context, index, attempt)?;
-        let instance = self.instance(index, attempt, &created.id, false);
+        let instance = self.instance(index, attempt, &prepared.id, false);
         let cgroup = instance.cgroup.clone();
-        let done = self.start_created(index, attempt, created).await;
+        let done = match prepared.launch(&context, index) {
+            Ok(created) => self.start_created(index, attempt, created).await,
+            Err(e) => Err(e),
+        };
         if done.is_err() {
             if let Err(e) = self.driver.kill(&cgroup) {
                 say("error", format_args!("kill what is left in {cgroup}: {e}"));
@@ -109,59 +116,81 @@ impl Pod {
         let container::Created { id, mut process, output, start } = created;
         let number = self.status.containers[index].slot;
         let slot = |part| slots::of(number, attempt, part);
-        let mut kept: Vec<(u64, BorrowedFd<'_>)> = vec![(slot(Part::Start), start.as_fd())];
+        self.keeper.put(slot(Part::Start), start.as_fd()).map_err(keeper_error)?;
         if let Some([out, err]) = &output {
-            kept.extend([(slot(Part::Stdout), out.as_fd()), (slot(Part::Stderr), err.as_fd())]);
-        }
-        self.keeper.put_many(&kept).map_err(keeper_error)?;
-        let mut terminal = None;
-        loop {
-            match event(&mut process).await? {
-                Event::Warning(text) => self.warn(format!("container {}: {text}", self.record.containers[index].name)),
-                Event::Terminal(master) => terminal = Some(master),
-                Event::Created => break,
-                Event::Failed(e) => return Err(Error::Host { what: e.to_string() }),
-                Event::Executed => return Err(Error::Host { what: "its process died while it was created".into() }),
-            }
+            self.keeper.put(slot(Part::Stdout), out.as_fd()).map_err(keeper_error)?;
+            self.keeper.put(slot(Part::Stderr), err.as_fd()).map_err(keeper_error)?;
         }
         let mut pipes = Vec::new();
-        if let Some([out, err]) = output {
-            pipes.extend([(Stream::Stdout, out), (Stream::Stderr, err)]);
+        match output {
+            Some([out, err]) => pipes.extend([(Stream::Stdout, out), (Stream::Stderr, err)]),
+            // The terminal is made by the process itself.
+            None => {
+                let master = self.terminal(index, &mut process).await?;
+                self.keeper.put(slot(Part::Terminal), master.as_fd()).map_err(keeper_error)?;
+                pipes.push((Stream::Stdout, master));
+            }
         }
-        if let Some(master) = terminal {
-            self.keeper.put(slot(Part::Terminal), master.as_fd()).map_err(keeper_error)?;
-            pipes.push((Stream::Stdout, master));
-        }
+        // All that follows is done while the process still sets itself up: it finds the byte that releases it when it gets there. The order
+        // holds all the same: fds with keeper, record on disk, release.
         let pid = process.pid;
         let ticks = start_ticks(pid)?.ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| Error::io("duplicate a pidfd", &e))?;
         let pumps = self.pumps(index, attempt, pipes, false)?;
         self.live[index] = Some(Live { pidfd, pumps });
+        self.keeper.confirm().map_err(keeper_error)?;
         let before = self.status.clone();
         pod::apply_start(&mut self.status, index, attempt, id, pid, ticks, now());
         if let Err(e) = self.dir.write_status(&self.status) {
             self.status = before;
             return Err(e.into());
         }
-        fd::write(start.as_fd(), b"1").map_err(|e| Error::sys("release the process", e))?;
-        loop {
-            match event(&mut process).await {
-                Ok(Event::Warning(text)) => self.warn(text),
-                Ok(Event::Executed) => break,
-                Ok(Event::Failed(e)) => {
-                    self.status = before;
-                    self.unsaved = true;
-                    return Err(Error::Host { what: e.to_string() });
-                }
-                Ok(_) => {}
-                Err(e) => {
-                    say("error", &e);
-                    break;
-                }
-            }
+        self.unsaved = false;
+        let released = fd::write(start.as_fd(), b"1");
+        let executed = self.executed(index, &mut process).await;
+        if let Err(e) = executed.and(released.map(drop).map_err(|e| Error::sys("release the process", e))) {
+            self.status = before;
+            self.unsaved = true;
+            return Err(e);
         }
         // Released and executed: the start pipe has no reader any more.
         self.keeper.drop_slot(slot(Part::Start)).map_err(keeper_error)
+    }
+
+    /// Waits for the terminal of a process that sets itself up.
+    async fn terminal(&mut self, index: usize, process: &mut Starting) -> Result<OwnedFd, Error> {
+        loop {
+            match event(process).await? {
+                Event::Terminal(master) => return Ok(master),
+                Event::Warning(text) => self.warn_of(index, text),
+                Event::Failed(e) => return Err(Error::Host { what: e.to_string() }),
+                Event::Created | Event::Executed => return Err(Error::Host { what: "it made no terminal".into() }),
+            }
+        }
+    }
+
+    /// Waits until a process that was released runs its program.
+    async fn executed(&mut self, index: usize, process: &mut Starting) -> Result<(), Error> {
+        let mut created = false;
+        loop {
+            match event(process).await {
+                Ok(Event::Warning(text)) => self.warn_of(index, text),
+                Ok(Event::Created) => created = true,
+                Ok(Event::Executed) => return Ok(()),
+                Ok(Event::Failed(e)) => return Err(Error::Host { what: e.to_string() }),
+                Ok(Event::Terminal(_)) => {}
+                // Dropped, it is killed, and its end is then the container's.
+                Err(e) if created => {
+                    say("error", e);
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn warn_of(&mut self, index: usize, text: String) {
+        self.warn(format!("container {}: {text}", self.record.containers[index].name));
     }
 }
 

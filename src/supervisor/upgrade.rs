@@ -50,7 +50,7 @@ pub(super) fn version() -> Response {
 /// Has keeper start the next supervisor from another executable.
 fn install(keeper: &mut Keeper, fds: &[OwnedFd]) -> Result<(), String> {
     let [exe] = fds else { return Err(format!("{} fds came with the request, must be one", fds.len())) };
-    keeper.put(husk_pause::proto::SLOT_EXE, exe.as_fd()).map_err(|e| e.to_string())
+    keeper.put_many(&[(husk_pause::proto::SLOT_EXE, exe.as_fd())]).map_err(|e| e.to_string())
 }
 
 impl Pod {

@@ -223,6 +223,16 @@ impl CgroupDriver for Cgroupfs {
         Ok(())
     }
 
+    fn children(&self, path: &str) -> Result<Vec<String>, Error> {
+        check(path)?;
+        let mut names = std::collections::BTreeSet::new();
+        for mount in self.mounts() {
+            let inner = children(&mount.join(path))?;
+            names.extend(inner.iter().filter_map(|dir| Some(dir.file_name()?.to_string_lossy().into_owned())));
+        }
+        Ok(names.into_iter().collect())
+    }
+
     fn processes(&self, path: &str) -> Result<Vec<i32>, Error> {
         check(path)?;
         self.where_processes_are(path).map_or(Ok(Vec::new()), |dir| members(&dir))

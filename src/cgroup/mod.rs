@@ -59,6 +59,9 @@ pub trait CgroupDriver {
     /// Removes the parents of `path`, nearest first, until one is in use. `path` itself is not touched.
     fn remove_empty_parents(&self, path: &str) -> Result<(), Error>;
 
+    /// The names of the cgroups right below `path`, in whatever hierarchy; none when it does not exist.
+    fn children(&self, path: &str) -> Result<Vec<String>, Error>;
+
     /// The pids (in the caller's PID namespace) in the cgroup and below it; empty when it does not exist.
     fn processes(&self, path: &str) -> Result<Vec<i32>, Error>;
 

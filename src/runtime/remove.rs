@@ -212,6 +212,7 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         }
     }
     orphans(roots, &known, &mut report)?;
+    orphaned_cgroups(roots, driver, &known, &mut report);
     if let Err(e) = roots.sweep_names() {
         report.failed.push(e.into());
     }
@@ -225,6 +226,34 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
         report.failed.push(e);
     }
     Ok(report)
+}
+
+/// Cgroups of pods that are not known: somebody who was making them was killed while the pod came to its end.
+fn orphaned_cgroups(
+    roots: &Roots,
+    driver: &dyn CgroupDriver,
+    known: &std::collections::HashSet<String>,
+    report: &mut GcReport,
+) {
+    let pods = format!("{}/pods", roots.cgroup_parent());
+    for parent in [pods.clone(), format!("{pods}/burstable"), format!("{pods}/besteffort")] {
+        let names = driver.children(&parent).unwrap_or_else(|e| {
+            report.failed.push(Error::Host { what: e.to_string() });
+            Vec::new()
+        });
+        for uid in names.iter().filter_map(|name| name.strip_prefix("pod")) {
+            // A pod's directory is made before its cgroup.
+            if known.contains(uid) || roots.pod_dir(uid).exists() {
+                continue;
+            }
+            let path = format!("{parent}/pod{uid}");
+            let empty = |()| driver.remove_empty_parents(&path).map_err(|e| Error::Host { what: e.to_string() });
+            match cgroup(driver, &path).and_then(empty) {
+                Ok(()) => report.removed.push(uid.to_owned()),
+                Err(e) => report.failed.push(e),
+            }
+        }
+    }
 }
 
 /// Data below `--root` whose pod is not known below `--state`: a reboot emptied it.

@@ -149,7 +149,11 @@ impl<'p> Init<'p> {
     }
 
     fn tell(&self, message: Message, fds: &[BorrowedFd<'_>]) -> Done {
-        fd::send(self.report, &message.encode(), fds).during(Part::Send).map(drop)
+        match fd::send(self.report, &message.encode(), fds) {
+            // The parent is gone: whoever holds the start handle decides what becomes of us. A terminal must have somebody who holds it.
+            Err(Errno::EPIPE | Errno::ECONNRESET) if fds.is_empty() => Ok(()),
+            other => other.during(Part::Send).map(drop),
+        }
     }
 
     /// The score we have is what the host allows: when a lower one is refused, it stays.

@@ -203,7 +203,11 @@ fn help(
 
 fn await_ready(dir: &Path, mut socket: UnixStream) -> Result<Vec<String>, Error> {
     let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).map_err(|e| Error::io("read the supervisor's answer", &e))?;
+    match socket.read_to_end(&mut answer) {
+        // It died before it had read what we told it.
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+        other => drop(other.map_err(|e| Error::io("read the supervisor's answer", &e))?),
+    }
     match serde_json::from_slice(&answer) {
         Ok(Ready::Started { warnings }) => Ok(warnings),
         Ok(Ready::Failed { message }) => Err(Error::Host { what: message }),

@@ -49,14 +49,16 @@ impl Delete {
         if entries.is_empty() && complaints.is_empty() && !chosen_by_name {
             out::say("no pods found");
         }
-        // Side by side: each may take its whole grace period.
+        // Side by side: each may take its whole grace period. This thread takes one itself, most often the only one.
+        let delete = |entry| runtime::delete(&context.roots, entry, options);
         let results = std::thread::scope(|scope| {
-            let running: Vec<_> = entries
-                .iter()
-                .map(|entry| scope.spawn(move || runtime::delete(&context.roots, entry, options)))
-                .collect();
-            running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+            let (last, others) = entries.split_last()?;
+            let running: Vec<_> = others.iter().map(|entry| scope.spawn(move || delete(entry))).collect();
+            let last = delete(last);
+            let others = running.into_iter().map(|thread| thread.join());
+            Some(others.chain([Ok(last)]).collect::<Vec<_>>())
         });
+        let results = results.unwrap_or_default();
         for (entry, result) in entries.iter().zip(results) {
             let name = super::short_name(entry);
             match result {

@@ -49,14 +49,17 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
     let lives = || roots.is_live(id);
     loop {
         if !lives() {
-            let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-            let collected = remove::collect(roots, &driver, id).map_err(|errors| join(&errors))?;
-            if collected || !dir.exists() {
-                return remove::runtime_cgroup(roots, &driver);
+            let detect = || Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() });
+            // Most often its supervisor has left nothing.
+            if dir.exists() {
+                let collected = remove::collect(roots, &detect()?, id).map_err(|errors| join(&errors))?;
+                if !collected && dir.exists() {
+                    // Somebody holds its lock: another who collects it, or keeper, and the look above went wrong.
+                    std::thread::sleep(LOOK_AGAIN);
+                    continue;
+                }
             }
-            // Somebody holds its lock: another who collects it, or keeper, and the look above went wrong.
-            std::thread::sleep(LOOK_AGAIN);
-            continue;
+            return if roots.is_quiet()? { remove::runtime_cgroup(roots, &detect()?) } else { Ok(()) };
         }
         let answer = if options.force {
             Client::ask_within(&dir, &request, &[], lives, FORCE_PATIENCE)

@@ -435,10 +435,18 @@ impl Roots {
             return Ok(());
         }
         let _guard = self.global_lock()?;
-        if !self.list()?.iter().any(Listed::live) {
+        if self.is_quiet()? {
             act();
         }
         Ok(())
+    }
+
+    /// Whether no pod lives. Nothing is read of them.
+    ///
+    /// # Errors
+    /// As [`Roots::list`].
+    pub fn is_quiet(&self) -> Result<bool, Error> {
+        Ok(!self.ids()?.iter().any(|id| self.is_live(id)))
     }
 
     /// Forgets a pod: its name and its directory. The caller holds the pod's lock (or is its supervisor) and has removed everything else.

@@ -127,6 +127,14 @@ impl Pod {
         });
     }
 
+    /// Asks all containers to stop that were not asked yet.
+    pub(super) fn stop_all(&mut self) {
+        let all = self.status.containers.iter().enumerate();
+        let unasked = all.filter(|(_, c)| matches!(c.state, State::Running { stopping: false, .. }));
+        let unasked = unasked.map(|(index, _)| index).collect();
+        self.stop(unasked);
+    }
+
     /// Asks containers to stop.
     pub(super) fn stop(&mut self, indices: Vec<usize>) {
         for index in &indices {

@@ -27,7 +27,7 @@ pub(super) use crate::runtime::say::say;
 use crate::runtime::{Error, container};
 use crate::state::Roots;
 use crate::state::pods::PodDir;
-use crate::state::record::{Deletion, PodRecord, State, Status};
+use crate::state::record::{Deletion, PodRecord, Status};
 
 /// How many turns of the scheduler the last answers get; each needs one.
 const LAST_TURNS: u32 = 16;
@@ -349,12 +349,7 @@ impl Pod {
                 Err(e) if self.ready.is_some() => return Err(e),
                 Err(e) => self.start_failed(index, attempt, &e),
             },
-            Action::StopAll => {
-                let all = self.status.containers.iter().enumerate();
-                let unasked = all.filter(|(_, c)| matches!(c.state, State::Running { stopping: false, .. }));
-                let unasked = unasked.map(|(index, _)| index).collect();
-                self.stop(unasked);
-            }
+            Action::StopAll => self.stop_all(),
             Action::Stop { index } => self.stop(vec![index]),
             Action::KillAll => self.kill_all(),
             Action::Kill { index } => self.kill(index),
@@ -394,7 +389,12 @@ impl Pod {
         let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
         let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
         let before: Option<Deletion> = self.status.deletion.clone();
-        if pod::request_delete(&mut self.status, own, grace_seconds, force, now()) || self.unsaved {
+        let asked = pod::request_delete(&mut self.status, own, grace_seconds, force, now());
+        let at_once = pod::decide(&self.record, &self.status, now()).actions == [Action::StopAll];
+        if asked && at_once && !nowait {
+            // Recorded together with the first thing that follows from it.
+            self.stop_all();
+        } else if asked || self.unsaved {
             self.unsaved = true;
             match self.dir.write_status(&self.status) {
                 Ok(()) => (self.unsaved, self.complained) = (false, false),

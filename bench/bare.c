@@ -1,14 +1,17 @@
 /*
- * bare LAYER SCRATCH PROGRAM STAMPDIR
+ * bare LAYER SCRATCH PROGRAM STAMPDIR CONTAINERS OPTIONS
+ * bare exec PID PROGRAM
  *
- * One pod with one container, made with the system calls that it takes and nothing else: no state on disk, no log, no
- * supervision, no checks. It is the yardstick of scripts/bench. It starts a sandbox and a container of it, waits until its standard
- * input ends, takes both away and ends.
+ * One pod with CONTAINERS containers, made with the system calls that it takes and nothing else: no state on disk, no log, no
+ * supervision, no checks. It is the yardstick of scripts/bench. It starts a sandbox and its containers, waits until its standard
+ * input ends, takes all away and ends. `exec` runs PROGRAM in the container whose first process is PID, and waits for it.
  *
  *   LAYER     directory with the container's root, read-only (lower layer of an overlay)
- *   SCRATCH   empty directory for the upper layer
+ *   SCRATCH   directory for the upper layers
  *   PROGRAM   static program that stands for pause on the host; its copy in LAYER (as /first) is the workload
  *   STAMPDIR  directory with the named pipe "pipe", bound to /stamp
+ *   OPTIONS   letters: s the containers share the pod's PID namespace; d returns when the containers run and waits for SIGTERM in
+ *             the background; i the workload is /idle, which writes no moment; - nothing
  *
  * The cgroups below "bare" must exist in every hierarchy (scripts/bench makes them): bare/runtime and bare/besteffort.
  */
@@ -45,6 +48,7 @@ int umount2(const char *, int);
 #define MNT_DETACH_ 2
 
 #define MAX 24
+#define MAX_BOXES 8
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
 /* Default capabilities: CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE. */
@@ -52,8 +56,8 @@ int umount2(const char *, int);
 #define QUIET (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
 
 /* One entry a cgroup hierarchy. */
-static char *base[MAX], *pod_dir[MAX], *box_dir[MAX];
-static int runtime_tasks[MAX], box_tasks[MAX];
+static char *base[MAX], *pod_dir[MAX], *box_dir[MAX_BOXES][MAX];
+static int runtime_tasks[MAX], box_tasks[MAX_BOXES][MAX];
 static int hierarchies, v2 = -1;
 
 static void die(const char *what)
@@ -149,24 +153,30 @@ static void find_hierarchies(void)
     fclose(table);
 }
 
-static void make_cgroups(void)
+static void make_pod_cgroups(void)
 {
     for (int i = 0; i < hierarchies; i++) {
         char *above = path_of("%s/bare/besteffort", base[i]);
         pod_dir[i] = path_of("%s/pod%d", above, getpid());
-        box_dir[i] = path_of("%s/main", pod_dir[i]);
         OR_DIE(mkdir(pod_dir[i], 0755), pod_dir[i]);
-        OR_DIE(mkdir(box_dir[i], 0755), box_dir[i]);
         inherit(pod_dir[i], above, "cpuset.cpus");
         inherit(pod_dir[i], above, "cpuset.mems");
-        inherit(box_dir[i], pod_dir[i], "cpuset.cpus");
-        inherit(box_dir[i], pod_dir[i], "cpuset.mems");
         put(pod_dir[i], "cpu.shares", "2");
-        put(box_dir[i], "cpu.shares", "2");
         put(pod_dir[i], "pids.max", "4096");
-        box_tasks[i] = -1;
+    }
+}
+
+static void make_box_cgroups(int box)
+{
+    for (int i = 0; i < hierarchies; i++) {
+        char *dir = box_dir[box][i] = path_of("%s/main%d", pod_dir[i], box);
+        OR_DIE(mkdir(dir, 0755), dir);
+        inherit(dir, pod_dir[i], "cpuset.cpus");
+        inherit(dir, pod_dir[i], "cpuset.mems");
+        put(dir, "cpu.shares", "2");
+        box_tasks[box][i] = -1;
         if (i != v2)
-            OR_DIE(box_tasks[i] = open(path_of("%s/tasks", box_dir[i]), O_WRONLY | O_CLOEXEC), box_dir[i]);
+            OR_DIE(box_tasks[box][i] = open(path_of("%s/tasks", dir), O_WRONLY | O_CLOEXEC), dir);
     }
 }
 
@@ -252,8 +262,9 @@ static void sandbox(const char *program, int ready)
     die("execve pause");
 }
 
-static int pause_fd, box_fd = -1, overlay_fd, stamp_fd, wait_fd, box_cgroup = -1;
+static int pause_fd, wait_fd, box_fds[MAX_BOXES], box_cgroups[MAX_BOXES], overlay_fds[MAX_BOXES], stamp_fds[MAX_BOXES];
 static pid_t box_pid;
+static int shared, idle;
 
 static void attach(int mnt, const char *where)
 {
@@ -261,15 +272,15 @@ static void attach(int mnt, const char *where)
     close(mnt);
 }
 
-static void workload(void)
+static void workload(int box)
 {
     static const char *const dev_options[] = {"mode", "755", "size", "65536k", NULL};
-    enter_cgroups(box_tasks);
+    enter_cgroups(box_tasks[box]);
     OR_DIE(setns(pause_fd, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS), "setns");
     OR_DIE(unshare(CLONE_NEWNS), "unshare");
     int shm = open_tree_(AT_FDCWD, "/shm", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
     OR_DIE(shm, "/shm");
-    attach(overlay_fd, "/root");
+    attach(overlay_fds[box], "/root");
     OR_DIE(chdir("/root"), "chdir");
     attach(detached("proc", QUIET, NULL), "proc");
     attach(detached("tmpfs", MOUNT_ATTR_NOSUID, dev_options), "dev");
@@ -289,7 +300,7 @@ static void workload(void)
     attach(detached("mqueue", QUIET, NULL), "dev/mqueue");
     attach(shm, "dev/shm");
     attach(detached("sysfs", QUIET | MOUNT_ATTR_RDONLY, NULL), "sys");
-    attach(stamp_fd, "stamp");
+    attach(stamp_fds[box], "stamp");
 
     int null = open("dev/null", O_PATH | O_CLOEXEC);
     static const char *const masked[] = {"proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/timer_list", "proc/timer_stats", "proc/sched_debug"};
@@ -328,18 +339,19 @@ static void workload(void)
     if (read(wait_fd, &go, 1) != 1)
         die("start");
     syscall(SYS_close_range, 3, ~0U, 4);
-    char *argv[] = {"/first", "/stamp/pipe", NULL}, *env[] = {"PATH=/", NULL};
+    char *stamping[] = {"/first", "/stamp/pipe", NULL}, *idling[] = {"/idle", NULL}, *env[] = {"PATH=/", NULL};
+    char **argv = idle ? idling : stamping;
     execve(argv[0], argv, env);
     die("execve");
 }
 
-/* Lives in pause's PID namespace and in our memory: makes the container with a PID namespace of its own. */
-static int helper(void *unused)
+/* Lives in pause's PID namespace and in our memory: makes the container, with a PID namespace of its own unless the pod shares one. */
+static int helper(void *box_number)
 {
-    (void)unused;
-    box_pid = clone3_(CLONE_NEWPID | CLONE_PARENT, &box_fd, box_cgroup);
+    int box = *(int *)box_number;
+    box_pid = clone3_((shared ? 0 : CLONE_NEWPID) | CLONE_PARENT, &box_fds[box], box_cgroups[box]);
     if (box_pid == 0)
-        workload();
+        workload(box);
     _exit(box_pid < 0);
 }
 
@@ -350,13 +362,109 @@ static void await(int pidfd)
     }
 }
 
+/* What of a container can be made before the sandbox is there. */
+static void prepare_box(int box, const char *layer, const char *scratch, const char *stamp)
+{
+    make_box_cgroups(box);
+    box_cgroups[box] = -1;
+    if (v2 >= 0)
+        OR_DIE(box_cgroups[box] = open(box_dir[box][v2], O_PATH | O_DIRECTORY | O_CLOEXEC), "open cgroup");
+    char *upper = path_of("%s/%d.%d.upper", scratch, getpid(), box), *work = path_of("%s/%d.%d.work", scratch, getpid(), box);
+    OR_DIE(mkdir(upper, 0755) | mkdir(work, 0755), upper);
+    const char *options[] = {"lowerdir", layer, "upperdir", upper, "workdir", work, NULL};
+    overlay_fds[box] = detached("overlay", 0, options);
+    OR_DIE(stamp_fds[box] = open_tree_(AT_FDCWD, stamp, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE), stamp);
+}
+
+/* The sandbox is there: makes one container and lets it go. */
+static void start_box(int box, int own_pids, int go)
+{
+    OR_DIE(setns(pause_fd, CLONE_NEWPID), "setns pid");
+    static char stack[65536] __attribute__((aligned(16)));
+    pid_t child = clone(helper, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, &box);
+    OR_DIE(child, "clone helper");
+    waitpid(child, NULL, 0);
+    OR_DIE(setns(own_pids, CLONE_NEWPID), "setns back");
+    OR_DIE(box_pid, "clone container");
+    close(overlay_fds[box]);
+    close(stamp_fds[box]);
+    OR_DIE(write(go, "g", 1), "start");
+}
+
+static void remove_scratch(const char *scratch, int box)
+{
+    char *upper = path_of("%s/%d.%d.upper", scratch, getpid(), box), *work = path_of("%s/%d.%d.work", scratch, getpid(), box);
+    rmdir(path_of("%s/work", work)); /* the kernel's own */
+    OR_DIE(rmdir(work) | rmdir(upper), upper);
+}
+
+/* Joins a running container and executes a program there. The program's end is ours. */
+static int run_inside(pid_t target, char *program)
+{
+    find_hierarchies();
+    int fd = syscall(SYS_pidfd_open, target, 0);
+    OR_DIE(fd, "pidfd_open");
+    char line[512];
+    FILE *table = fopen(path_of("/proc/%d/cgroup", target), "re");
+    if (!table)
+        die("the container's cgroups");
+    while (fgets(line, sizeof line, table)) {
+        char *controllers = strchr(line, ':') + 1, *path = strchr(controllers, ':') + 1;
+        path[-1] = path[strcspn(path, "\n")] = 0;
+        for (int i = 0; i < hierarchies; i++) {
+            char *name = strrchr(base[i], '/') + 1;
+            int same = *controllers ? !strcmp(name, controllers) || !strcmp(path_of("name=%s", name), controllers) : i == v2;
+            if (same)
+                put(path_of("%s%s", base[i], path), "cgroup.procs", "0");
+        }
+    }
+    fclose(table);
+    OR_DIE(setns(fd, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWNS), "setns");
+    pid_t child = fork();
+    OR_DIE(child, "fork");
+    if (child == 0) {
+        drop_bounding(CAPS);
+        set_caps(CAPS);
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        filter();
+        char *argv[] = {program, NULL}, *env[] = {"PATH=/", NULL};
+        execve(program, argv, env);
+        die(program);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fputs("usage: bare LAYER SCRATCH PROGRAM STAMPDIR\n", stderr);
+    if (argc == 4 && !strcmp(argv[1], "exec"))
+        return run_inside(atoi(argv[2]), argv[3]);
+    int boxes = argc == 7 ? atoi(argv[5]) : 0;
+    if (boxes < 1 || boxes > MAX_BOXES) {
+        fputs("usage: bare LAYER SCRATCH PROGRAM STAMPDIR CONTAINERS OPTIONS | bare exec PID PROGRAM\n", stderr);
         return 2;
     }
-    const char *layer = argv[1], *scratch = argv[2], *program = argv[3], *stamp = argv[4];
+    const char *layer = argv[1], *scratch = argv[2], *program = argv[3], *stamp = argv[4], *letters = argv[6];
+    shared = !!strchr(letters, 's');
+    idle = !!strchr(letters, 'i');
+    int background = !!strchr(letters, 'd');
+    int up[2];
+    char byte;
+    if (background) {
+        OR_DIE(pipe2(up, O_CLOEXEC), "pipe");
+        pid_t child = fork();
+        OR_DIE(child, "fork");
+        if (child) {
+            close(up[1]);
+            return read(up[0], &byte, 1) != 1;
+        }
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGTERM);
+        OR_DIE(setsid(), "setsid");
+        sigprocmask(SIG_BLOCK, &set, NULL);
+    }
     find_hierarchies();
     open_runtime();
 
@@ -374,41 +482,38 @@ int main(int argc, char **argv)
     close(ready[1]);
 
     /* While pause gets ready. */
-    make_cgroups();
-    if (v2 >= 0)
-        OR_DIE(box_cgroup = open(box_dir[v2], O_PATH | O_DIRECTORY | O_CLOEXEC), "open cgroup");
-    char *upper = path_of("%s/upper", scratch), *work = path_of("%s/work", scratch);
-    OR_DIE(mkdir(upper, 0755) | mkdir(work, 0755), scratch);
-    const char *options[] = {"lowerdir", layer, "upperdir", upper, "workdir", work, NULL};
-    overlay_fd = detached("overlay", 0, options);
-    OR_DIE(stamp_fd = open_tree_(AT_FDCWD, stamp, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE), stamp);
-    char byte;
+    make_pod_cgroups();
+    for (int box = 0; box < boxes; box++)
+        prepare_box(box, layer, scratch, stamp);
     if (read(ready[0], &byte, 1) != 1)
         die("pause did not start");
+    for (int box = 0; box < boxes; box++)
+        start_box(box, own_pids, start[1]);
 
-    OR_DIE(setns(pause_fd, CLONE_NEWPID), "setns pid");
-    static char stack[65536] __attribute__((aligned(16)));
-    pid_t child = clone(helper, stack + sizeof stack, CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, NULL);
-    OR_DIE(child, "clone helper");
-    waitpid(child, NULL, 0);
-    OR_DIE(setns(own_pids, CLONE_NEWPID), "setns back");
-    OR_DIE(box_pid, "clone container");
-    close(overlay_fd);
-    close(stamp_fd);
-    OR_DIE(write(start[1], "g", 1), "start");
-
-    while (read(0, &byte, 1) > 0) {
+    if (background) {
+        OR_DIE(write(up[1], "u", 1), "tell");
+        sigset_t set;
+        int signal;
+        sigemptyset(&set);
+        sigaddset(&set, SIGTERM);
+        sigwait(&set, &signal);
+    } else {
+        while (read(0, &byte, 1) > 0) {
+        }
     }
 
-    syscall(SYS_pidfd_send_signal, box_fd, SIGTERM, NULL, 0);
-    await(box_fd);
+    for (int box = 0; box < boxes; box++)
+        syscall(SYS_pidfd_send_signal, box_fds[box], SIGTERM, NULL, 0);
+    for (int box = 0; box < boxes; box++)
+        await(box_fds[box]);
     syscall(SYS_pidfd_send_signal, pause_fd, SIGKILL, NULL, 0);
     await(pause_fd);
     for (int i = 0; i < hierarchies; i++) {
-        OR_DIE(rmdir(box_dir[i]), box_dir[i]);
+        for (int box = 0; box < boxes; box++)
+            OR_DIE(rmdir(box_dir[box][i]), box_dir[box][i]);
         OR_DIE(rmdir(pod_dir[i]), pod_dir[i]);
     }
-    rmdir(path_of("%s/work", work)); /* the kernel's own */
-    OR_DIE(rmdir(work) | rmdir(upper), scratch);
+    for (int box = 0; box < boxes; box++)
+        remove_scratch(scratch, box);
     return 0;
 }

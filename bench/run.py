@@ -109,7 +109,8 @@ def measure(options, bench, everyone, figures):
                     bench, everyone, shape, options.rounds, rest, lambda side, call, what=what: attempt(side, what, call)
                 )
     for side in everyone:
-        say(f"exec, CPU time: {side.name}")
+        if {"exec", "cpu"} & set(options.only):
+            say(f"exec and CPU time: {side.name}")
         if "exec" in options.only and (found := attempt(side, "exec", lambda: measures.execs(bench, side, options.rounds))):
             figures.execs[side.name] = found
         if "cpu" in options.only and (found := attempt(side, "CPU time", lambda: measures.cpu(bench, side, options.rounds))):

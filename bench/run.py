@@ -97,7 +97,7 @@ def measure(options, bench, everyone, figures):
                 raise
             figures.failures[f"{side.name}, {what}"] = failed.first()
             say(f"{what}: {side.name}: {failed}")
-            side.clear()
+            side.remove_many()
             return None
 
     if "start" in options.only:

@@ -98,7 +98,18 @@ impl Job {
     pub fn start(mut self) -> Running {
         self.command.stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
         let since = Instant::now();
-        let mut child: Child = self.command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", self.words));
+        let mut child: Child = loop {
+            match self.command.spawn() {
+                // A program that was just written: a child of another test, between its fork and its exec, still has it open.
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                        && since.elapsed() < Duration::from_secs(5) =>
+                {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                other => break other.unwrap_or_else(|error| panic!("start {}: {error}", self.words)),
+            }
+        };
         let pid = i32::try_from(child.id()).expect("a pid is positive");
         if let Some(mut pipe) = child.stdin.take() {
             let bytes = std::mem::take(&mut self.stdin);

@@ -1187,10 +1187,7 @@ fn users_are_those_of_the_image_and_links_in_it_stay_inside() {
     assert_eq!(view.resolve_user("4294967296").unwrap_err().kind(), Kind::User);
     assert!(view.read_file("/etc/passwd", 5).is_err(), "bounded");
     assert!(view.read_file("/etc", 500).is_err(), "a directory is no file");
-    // Nothing can be changed through a view, and nothing of it is attached.
-    let how = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CREAT;
-    let write = nix::fcntl::openat(view.root(), "new", how, nix::sys::stat::Mode::S_IRWXU);
-    assert_eq!(write.unwrap_err(), nix::errno::Errno::EROFS);
+    // Nothing of it is attached.
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(scratch.0.to_str().unwrap()));
     assert!(View::open(&[]).is_err());
 }

@@ -9,7 +9,7 @@ use husk_oci::sys::{Errno, path, process};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -20,7 +20,8 @@ const MAX_DATABASE: u64 = 16 << 20;
 /// Bytes of the first line of a script that the kernel looks at (`BINPRM_BUF_SIZE`).
 const HEAD: u64 = 256;
 
-/// A read-only look into an image's merged tree: a detached overlay, or the layer itself when there is one. Attached nowhere; gone when dropped.
+/// A look into an image's merged tree: a detached read-only overlay, or the layer itself when there is one. It gives out what files hold and
+/// no fd, so nothing can be changed through it. Attached nowhere; gone when dropped.
 #[derive(Debug)]
 pub struct View {
     root: OwnedFd,
@@ -45,11 +46,6 @@ impl View {
             _ => overlay(layers, &fds).map_err(failed)?,
         };
         Ok(View { root })
-    }
-
-    /// The root of the tree, for lookups relative to it (`RESOLVE_IN_ROOT`).
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
     }
 
     /// A whole regular file of at most `limit` bytes; links on the way stay inside the image. Never blocks on a pipe or opens a device.

@@ -4,8 +4,8 @@
 //! [`exec::exec`] does the same for an extra process in a running container.
 //!
 //! Rooms: `spec` says what is supported; `plan` turns a spec into a flat list of steps; `init` is the child that walks it; [`spawn`] is the
-//! parent's half and `handshake` the wire between the two; `mount`, `caps`, `rlimit`, `sysctl` hold one kernel feature each; [`sys`] is the
-//! only place with `unsafe`.
+//! parent's half and `handshake` the wire between the two; `mount`, [`overlay`], `caps`, `rlimit`, `sysctl` hold one kernel feature each; [`sys`]
+//! is the only place with `unsafe`.
 
 mod caps;
 pub mod errno;
@@ -15,6 +15,7 @@ pub mod file;
 mod handshake;
 mod init;
 mod mount;
+pub mod overlay;
 mod plan;
 mod rlimit;
 pub mod sandbox;

@@ -67,6 +67,8 @@ pub enum Error {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The layers cannot be put one above the other.
+    Overlay(husk_oci::overlay::Error),
     /// Something that happened within something.
     In {
         /// e.g. `image load demo.tar`, `layer sha256:…`.
@@ -155,7 +157,7 @@ impl Error {
     /// What a caller may want to tell apart.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Io { .. } => Kind::Io,
+            Error::Io { .. } | Error::Overlay(_) => Kind::Io,
             Error::In { source, .. } => source.kind(),
             Error::NotFound { .. } | Error::Ambiguous { .. } => Kind::NotFound,
             Error::Name { .. } => Kind::Name,
@@ -199,6 +201,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { doing, object, errno } => write!(f, "{doing} {object}: {}", Sys(*errno)),
+            Error::Overlay(e) => write!(f, "look into the image's layers: {e}"),
             Error::In { what, source } => write!(f, "{what}: {source}"),
             Error::NotFound { name, near } if near.is_empty() => {
                 write!(f, "image {}: not in the store; `husk image ls` lists what is", printable(name.as_bytes()))

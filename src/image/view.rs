@@ -4,12 +4,12 @@ use super::error::{CommandFault, Error, printable};
 use super::platform;
 use super::tree;
 use super::user::{self, User};
-use husk_oci::sys::mount::{self, SetAttr, attr};
-use husk_oci::sys::{Errno, path, process};
-use std::ffi::CString;
+use husk_oci::overlay::{self, Overlay};
+use husk_oci::sys::mount::attr;
+use husk_oci::sys::{Errno, path};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -33,17 +33,13 @@ impl View {
     /// # Errors
     /// Of kind `Io`.
     pub fn open(layers: &[PathBuf]) -> Result<View, Error> {
-        let open = |layer: &PathBuf| {
-            tree::open_dir(layer)
-                .map_err(|e| Error::io("open", format!("the layer {}", printable(layer.as_os_str().as_bytes())), e))
-        };
-        let mut fds = layers.iter().map(open).collect::<Result<Vec<OwnedFd>, Error>>()?;
-        let failed = |errno| Error::io("look into", "the image's layers", errno);
-        let root = match fds.len() {
-            0 => return Err(Error::content("an image without layers has no tree")),
+        let root = match layers {
+            [] => return Err(Error::content("an image without layers has no tree")),
             // Lookups cross no mount, and open regular files for reading: nothing that a mount of its own could forbid.
-            1 => fds.remove(0),
-            _ => overlay(layers, &fds).map_err(failed)?,
+            [layer] => tree::open_dir(layer)
+                .map_err(|e| Error::io("open", format!("the layer {}", printable(layer.as_os_str().as_bytes())), e))?,
+            _ => overlay::detached(&Overlay { lower: layers, upper: None, attributes: ATTRIBUTES })
+                .map_err(Error::Overlay)?,
         };
         Ok(View { root })
     }
@@ -180,67 +176,6 @@ fn join(dir: &str, name: &str) -> String {
     }
 }
 
-fn numbered(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-fn joined(fds: &[OwnedFd]) -> Result<CString, Errno> {
-    tree::c(fds.iter().map(numbered).collect::<Vec<_>>().join(":"))
-}
-
-/// The layers one above the other, read-only. By number, since a path may contain what overlayfs takes for a separator.
-fn overlay(layers: &[PathBuf], fds: &[OwnedFd]) -> Result<OwnedFd, Errno> {
-    let fs = mount::fsopen(c"overlay")?;
-    let joined = joined(fds)?;
-    // fsconfig(2) takes strings of up to 255 bytes.
-    let many = joined.as_bytes().len() > 255;
-    if many {
-        for fd in fds {
-            match mount::fsconfig_set_string(fs.as_fd(), c"lowerdir+", &tree::c(numbered(fd))?) {
-                Ok(()) => {}
-                // KERNEL(6.8): `lowerdir+` is not known before.
-                Err(Errno::EINVAL) => return overlay_by_mount(layers),
-                Err(errno) => return Err(errno),
-            }
-        }
-    } else {
-        mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &joined)?;
-    }
-    match mount::fsconfig_create(fs.as_fd()) {
-        Ok(()) => mount::fsmount(fs.as_fd(), ATTRIBUTES),
-        // KERNEL(6.5): overlayfs collected its options unseen, so that an unknown one is refused only here.
-        Err(Errno::EINVAL) if many => overlay_by_mount(layers),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// KERNEL(6.8): only `mount(2)` takes many layers, a page of options at once. It needs a place, so a helper mounts in a namespace of its own and
-/// takes a detached clone out of it before the namespace ends.
-fn overlay_by_mount(layers: &[PathBuf]) -> Result<OwnedFd, Errno> {
-    let paths = layers.iter().map(|l| tree::c(l.as_os_str().as_bytes())).collect::<Result<Vec<CString>, Errno>>()?;
-    let place = paths.first().ok_or(Errno::EINVAL)?;
-    let mut result = Err(Errno::ECHILD);
-    // The helper shares our memory while we wait for it: it may allocate.
-    let pid = process::vfork_helper(false, || {
-        result = (|| {
-            process::unshare(process::ns::MOUNT)?;
-            mount::set_propagation(c"/", mount::Propagation::Private, true)?;
-            // Opened here: overlayfs takes layers of its caller's mount namespace only.
-            let fds = paths
-                .iter()
-                .map(|p| path::openat(path::CWD, p, libc::O_PATH | libc::O_DIRECTORY, 0))
-                .collect::<Result<Vec<OwnedFd>, Errno>>()?;
-            let options = tree::c([b"lowerdir=", joined(&fds)?.as_bytes()].concat())?;
-            mount::mount_at(c"overlay", place, c"overlay", libc::MS_RDONLY, Some(&options))?;
-            let clone = mount::clone_tree(path::CWD, place, false)?;
-            mount::mount_setattr(clone.as_fd(), SetAttr { set: ATTRIBUTES, ..SetAttr::default() })?;
-            Ok(clone)
-        })();
-    })?;
-    while nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::EINTR) {}
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,26 +190,5 @@ mod tests {
         assert_eq!(interpreter(b"#! /bin/sh -e\nx"), Some("/bin/sh".into()));
         assert_eq!(interpreter(b"#!\n"), None);
         assert_eq!(interpreter(b"\x7fELF"), None);
-    }
-
-    #[test]
-    fn many_layers_merge_with_and_without_the_newer_interface() {
-        let dir = std::env::temp_dir().join(format!("husk-view-{}", std::process::id()));
-        let layers: Vec<PathBuf> = (0..40).map(|n| dir.join(format!("layer:{n},with\\odd"))).collect();
-        for (n, layer) in layers.iter().enumerate() {
-            std::fs::create_dir_all(layer).unwrap();
-            std::fs::write(layer.join(format!("f{n}")), n.to_string()).unwrap();
-            std::fs::write(layer.join("same"), n.to_string()).unwrap();
-        }
-        let check = |view: &View| {
-            assert_eq!(view.read_file("/f39", 10).unwrap(), b"39");
-            assert_eq!(view.read_file("same", 10).unwrap(), b"0");
-        };
-        check(&View::open(&layers).unwrap());
-        let root = overlay_by_mount(&layers).unwrap();
-        check(&View { root });
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains("husk-view-"), "{mounts}");
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use husk_oci::overlay::{self, Overlay, Upper};
 use husk_oci::spawn;
-use husk_oci::sys::{fd, mount, path};
+use husk_oci::sys::{fd, path};
 use oci_spec::runtime::Spec;
 use sha2::{Digest, Sha256};
 
@@ -266,40 +267,20 @@ fn directories(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A detached overlay of the image's layers and a fresh upper directory. `volatile`: nothing of it outlives the pod, so it is never synced.
+/// A detached overlay of the image's layers and a fresh upper directory.
 fn root(layers: &[String], dir: &Path) -> Result<OwnedFd, Error> {
     let (upper, work) = (dir.join("upper"), dir.join("work"));
-    let open = |p: &Path| -> Result<OwnedFd, Error> {
-        path::openat(nix::fcntl::AT_FDCWD, &c_string(p)?, libc::O_PATH | libc::O_DIRECTORY, 0)
-            .map_err(|e| Error::sys(format_args!("open {}", p.display()), e))
-    };
-    // Layers by number: neither the 255 bytes of an fsconfig string nor a colon in a path matter then.
-    let lower = layers.iter().map(|l| open(Path::new(l))).collect::<Result<Vec<_>, _>>()?;
     // The merged root shows the upper directory's permissions and owner: those of the image's root are meant.
-    if let Some(top) = lower.first() {
-        let meta = path::fstat(top.as_fd()).map_err(|e| Error::sys("look at the image's root", e))?;
+    if let Some(top) = layers.first() {
+        let meta = path::fstatat(path::CWD, &c_string(Path::new(top))?)
+            .map_err(|e| Error::sys("look at the image's root", e))?;
         let name = c_string(&upper)?;
-        let set = path::fchmodat(nix::fcntl::AT_FDCWD, &name, meta.st_mode & 0o7777)
-            .and_then(|()| path::fchownat(nix::fcntl::AT_FDCWD, &name, meta.st_uid, meta.st_gid));
+        let set = path::fchmodat(path::CWD, &name, meta.st_mode & 0o7777)
+            .and_then(|()| path::fchownat(path::CWD, &name, meta.st_uid, meta.st_gid));
         set.map_err(|e| Error::sys(format_args!("set up {}", upper.display()), e))?;
     }
-    let (upper, work) = (open(&upper)?, open(&work)?);
-    let failed = |e| Error::sys("mount the container's root (overlay)", e);
-    let number = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let text = |s: String| CString::new(s).map_err(|_| Error::Internal { what: "a NUL byte in a number".into() });
-    let fs = mount::fsopen(c"overlay").map_err(failed)?;
-    let joined = lower.iter().map(number).collect::<Vec<_>>().join(":");
-    if joined.len() < 255 {
-        mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &text(joined)?).map_err(failed)?;
-    } else {
-        // KERNEL(6.8): `lowerdir+` takes one layer at a time; older kernels take it and fail at create.
-        for layer in &lower {
-            mount::fsconfig_set_string(fs.as_fd(), c"lowerdir+", &text(number(layer))?).map_err(failed)?;
-        }
-    }
-    mount::fsconfig_set_string(fs.as_fd(), c"upperdir", &text(number(&upper))?).map_err(failed)?;
-    mount::fsconfig_set_string(fs.as_fd(), c"workdir", &text(number(&work))?).map_err(failed)?;
-    mount::fsconfig_set_flag(fs.as_fd(), c"volatile").map_err(failed)?;
-    mount::fsconfig_create(fs.as_fd()).map_err(failed)?;
-    mount::fsmount(fs.as_fd(), 0).map_err(failed)
+    let lower: Vec<PathBuf> = layers.iter().map(PathBuf::from).collect();
+    let upper = Some(Upper { dir: &upper, work: &work });
+    overlay::detached(&Overlay { lower: &lower, upper, attributes: 0 })
+        .map_err(|e| Error::Host { what: format!("the container's root: {e}") })
 }

@@ -4,11 +4,12 @@
 //! detached overlay without an upper layer: its superblock cannot be made writable, and the page cache is that of the real file.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use husk_oci::sys::{fd, mount, path};
+use husk_oci::overlay::{self, Overlay};
+use husk_oci::sys::{fd, path};
 
 use super::Error;
 
@@ -18,24 +19,18 @@ use super::Error;
 /// The executable was removed meanwhile, or cannot be read. Without overlayfs it is a sealed copy in memory instead.
 pub fn sealed(empty_dir: &Path) -> Result<OwnedFd, Error> {
     let exe = std::fs::read_link("/proc/self/exe").map_err(|e| Error::io("read /proc/self/exe", &e))?;
-    match overlay(&exe, empty_dir) {
+    match behind_overlay(&exe, empty_dir) {
         Ok(fd) => Ok(fd),
         // KERNEL(config): no overlayfs, or the executable was replaced while we ran: our own image is still there to be copied.
         Err(_) => copy(),
     }
 }
 
-fn overlay(exe: &Path, empty_dir: &Path) -> nix::Result<OwnedFd> {
+fn behind_overlay(exe: &Path, empty_dir: &Path) -> nix::Result<OwnedFd> {
     let (Some(dir), Some(name)) = (exe.parent(), exe.file_name()) else { return Err(nix::errno::Errno::ENOENT) };
-    let cstring = |p: &Path| CString::new(p.as_os_str().as_bytes()).map_err(|_| nix::errno::Errno::EINVAL);
-    let open = |p: &Path| path::openat(cwd(), &cstring(p)?, libc::O_PATH | libc::O_DIRECTORY, 0);
-    let (below, empty) = (open(dir)?, open(empty_dir)?);
-    let fs = mount::fsopen(c"overlay")?;
-    // Two lower layers make a read-only overlay; by number, so that neither length nor a colon in a path matters.
-    let layers = format!("/proc/self/fd/{}:/proc/self/fd/{}", empty.as_raw_fd(), below.as_raw_fd());
-    mount::fsconfig_set_string(fs.as_fd(), c"lowerdir", &CString::new(layers).map_err(|_| nix::errno::Errno::EINVAL)?)?;
-    mount::fsconfig_create(fs.as_fd())?;
-    let mnt = mount::fsmount(fs.as_fd(), 0)?;
+    // Two lower layers make a read-only overlay.
+    let lower = [empty_dir.to_owned(), dir.to_owned()];
+    let mnt = overlay::detached(&Overlay { lower: &lower, upper: None, attributes: 0 }).map_err(|e| e.errno)?;
     let name = CString::new(name.as_bytes()).map_err(|_| nix::errno::Errno::EINVAL)?;
     let file = path::openat(mnt.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
     let (ours, theirs) = (nix::sys::stat::stat("/proc/self/exe")?, path::fstat(file.as_fd())?);
@@ -44,10 +39,6 @@ fn overlay(exe: &Path, empty_dir: &Path) -> nix::Result<OwnedFd> {
         return Err(nix::errno::Errno::ESTALE);
     }
     Ok(file)
-}
-
-fn cwd() -> std::os::fd::BorrowedFd<'static> {
-    nix::fcntl::AT_FDCWD
 }
 
 fn copy() -> Result<OwnedFd, Error> {

@@ -1,5 +1,10 @@
 //! cgroups of this host: limits are in force, kill reaches everybody, nothing stays.
 
+mod common {
+    pub mod skip;
+}
+
+use common::skip::skip;
 use husk::cgroup::{CgroupDriver, Cgroupfs, Limits, Placement};
 use husk_oci::sys::process::{self, CloneArgs};
 use std::os::fd::AsFd;
@@ -186,8 +191,7 @@ fn a_fork_bomb_is_killed_and_nothing_stays() {
 fn without_a_v2_tree_the_freezer_holds_them_for_the_kill() {
     let mut s = Scratch::new("freezer");
     if s.driver.hierarchies().v1_with("freezer").is_none() {
-        eprintln!("skipped: this host has no v1 freezer");
-        return;
+        skip!("this host has no v1 freezer");
     }
     let mut all = s.driver.hierarchies().clone();
     all.v2 = None;

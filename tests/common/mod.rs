@@ -9,6 +9,7 @@ pub mod image;
 pub mod inject;
 pub mod outside;
 pub mod run;
+pub mod skip;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -58,7 +58,7 @@ fn without_any_cgroup_the_way_to_one_is_shown() {
     let spec = host.file("pod.json", manifest("lacking", json!({"containers": [sleeper("main")]})));
     let husk = env!("CARGO_BIN_EXE_husk");
     let script = format!(
-        "umount -R /sys/fs/cgroup && exec {husk} --root {} --state {} run {spec}",
+        "umount -l /sys/fs/cgroup && exec {husk} --root {} --state {} run {spec}",
         host.root.display(),
         host.state.display()
     );

@@ -54,7 +54,7 @@ impl Instance {
 
     fn images(&self) -> BTreeSet<String> {
         let list = self.ok(&["image", "ls", "-o", "name"]).out();
-        list.lines().filter_map(|line| line.strip_prefix("image/")).map(str::to_owned).collect()
+        list.lines().map(str::to_owned).collect()
     }
 
     /// Files and directories below `part` of the root.

@@ -7,3 +7,9 @@ mod common;
 mod small;
 mod sweep;
 mod unknown;
+
+/// Tests that go through a great many cases take every n-th: `HUSK_FAULT_STRIDE`, or `usual` without it.
+fn stride(usual: usize) -> usize {
+    let asked = std::env::var("HUSK_FAULT_STRIDE").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(usual).max(1)
+}

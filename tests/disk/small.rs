@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::common::outside::alive;
 use crate::common::{Host, container, manifest, sleeper, wait_for};
+use crate::stride;
 
 /// A tmpfs of `pages` pages and at most `inodes` files; unmounted when dropped.
 struct Small(PathBuf);
@@ -89,7 +90,7 @@ fn a_pod_is_run_or_refused_with_any_number_of_pages_left_for_the_state() {
     host.load(&crate::common::image::busybox());
     let spec = manifest("tight", json!({"containers": [container("main", "echo out; exit 4", json!({}))]}));
     let (mut refused, mut accepted) = (0, 0);
-    for pages in 0..24 {
+    for pages in (0..24).step_by(stride(1).min(6)) {
         state.fill(pages);
         let run = host.try_run(&spec);
         if run.code == Some(0) {
@@ -110,7 +111,7 @@ fn a_pod_is_run_or_refused_with_any_number_of_pages_left_for_the_state() {
         assert_eq!(host.pod_dirs(), Vec::<PathBuf>::new());
     }
     untouched(&host);
-    assert!(refused > 2 && accepted > 2, "{refused} refused, {accepted} accepted");
+    assert!(refused > 0 && accepted > 0, "{refused} refused, {accepted} accepted");
     drop(state);
 }
 
@@ -122,7 +123,7 @@ fn a_pod_is_run_or_refused_with_any_number_of_inodes_left_for_the_state_and_for_
     host.load(&crate::common::image::busybox());
     let spec = manifest("tight", json!({"containers": [container("main", "echo out; exit 4", json!({}))]}));
     let (mut refused, mut accepted) = (0, 0);
-    for left in 0..12 {
+    for left in (0..12).step_by(stride(1).min(3)) {
         let ballast = host.state.join("ballast");
         fs::create_dir(&ballast).expect("make a directory");
         let free = nix::sys::statvfs::statvfs(&host.state).expect("look").files_free();
@@ -145,7 +146,7 @@ fn a_pod_is_run_or_refused_with_any_number_of_inodes_left_for_the_state_and_for_
         assert_eq!(host.pod_dirs(), Vec::<PathBuf>::new());
     }
     untouched(&host);
-    assert!(refused > 2 && accepted > 2, "{refused} refused, {accepted} accepted");
+    assert!(refused > 0 && accepted > 0, "{refused} refused, {accepted} accepted");
     drop(state);
 }
 

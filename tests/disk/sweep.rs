@@ -208,9 +208,8 @@ impl Round<'_> {
     }
 }
 
-/// Fails call 0, `stride`, 2 * `stride`, … until a round sees no failure any more. `HUSK_FAULT_STRIDE` chooses another stride, `HUSK_FAULT_AT`
-/// one call.
-fn sweep(calls: Calls, errno: Errno, lasting: Lasting, stride: u64) {
+/// Fails call 0, `stride`, 2 * `stride`, … until a round sees no failure any more. `HUSK_FAULT_AT` chooses one call.
+fn sweep(calls: Calls, errno: Errno, lasting: Lasting, stride: usize) {
     let host = Host::new();
     let injector = Injector::new(&host.dir);
     let sync = host.dir.join("sync");
@@ -218,7 +217,7 @@ fn sweep(calls: Calls, errno: Errno, lasting: Lasting, stride: u64) {
     let begun = Instant::now();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let only = number("HUSK_FAULT_AT");
-    let stride = number("HUSK_FAULT_STRIDE").unwrap_or(stride).max(1);
+    let stride = crate::stride(stride) as u64;
     let mut at = only.unwrap_or(0);
     let mut rounds = 0;
     loop {

@@ -43,7 +43,7 @@ struct Args {
     #[arg(long, env = "FAULT_POINTS", value_name = "N|all")]
     points: Option<Points>,
     /// Only this scenario
-    #[arg(long, alias = "name")]
+    #[arg(long, alias = "name", env = "FAULT_SCENARIO")]
     scenario: Option<String>,
     /// Only this victim, or VICTIM@CLOCK
     #[arg(long)]

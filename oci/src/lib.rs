@@ -23,3 +23,5 @@ pub mod spawn;
 mod spec;
 pub mod sys;
 mod sysctl;
+
+pub use plan::DEFAULT_DEVICES;

@@ -2,7 +2,7 @@
 
 use super::hierarchies::{Hierarchies, V1, V2};
 use super::limits::{Limits, Setting};
-use super::{CgroupDriver, Error, Placement};
+use super::{CgroupDriver, Error, Placement, devices};
 use husk_oci::errno::Sys;
 use husk_oci::file;
 use husk_oci::sys;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What we set or read: a cgroup of ours lives in the hierarchies that have one of these.
-const OURS: &[&str] = &["cpu", "cpuacct", "memory", "pids"];
+const OURS: &[&str] = &["cpu", "cpuacct", "devices", "memory", "pids"];
 
 /// What is enabled on the way down a v2 tree. memory also without a limit, since its `memory.events` tells of OOM kills.
 const V2_OURS: &[&str] = &["cpu", "memory", "pids"];
@@ -67,6 +67,9 @@ impl Cgroupfs {
         if h.has("cpuset") {
             inherit_cpuset(&h.mount, path)?;
         }
+        if let Some(rules) = limits.devices.as_ref().filter(|_| h.has("devices")) {
+            devices::v1(&dir, rules, made.has(&dir))?;
+        }
         for controller in &h.controllers {
             let mut files = limits.v1_files(controller);
             match write_all(&dir, &files) {
@@ -83,6 +86,9 @@ impl Cgroupfs {
 
     fn create_v2(&self, h: &V2, path: &str, limits: &Limits, made: &mut Made) -> Result<(), Error> {
         let dir = make_dir(&h.mount, path, made)?;
+        if let Some(rules) = limits.devices.as_ref().filter(|_| self.all.v1_with("devices").is_none()) {
+            devices::v2(&dir, rules, made.has(&dir))?;
+        }
         let wanted: Vec<&'static str> = V2_OURS.iter().copied().filter(|c| self.all.v2_with(c).is_some()).collect();
         if wanted.is_empty() {
             return Ok(());
@@ -117,6 +123,9 @@ impl CgroupDriver for Cgroupfs {
             if !self.all.offers(controller) {
                 return Err(Error::MissingController { controller, path: path.to_owned() });
             }
+        }
+        if limits.devices.is_some() && self.all.v1_with("devices").is_none() && self.all.v2.is_none() {
+            return Err(Error::NoDeviceControl { path: path.to_owned() });
         }
         let mut made = Made(Vec::new());
         // What `placement` insists on comes last, so that who finds that finds everything, also after a creator that was killed.
@@ -264,6 +273,11 @@ fn open_dir(dir: &Path) -> Result<OwnedFd, Error> {
 struct Made(Vec<PathBuf>);
 
 impl Made {
+    /// Whether this call has made `dir`.
+    fn has(&self, dir: &Path) -> bool {
+        self.0.iter().any(|made| made == dir)
+    }
+
     fn commit(mut self) {
         self.0.clear();
     }

@@ -1,5 +1,6 @@
 //! Limits of one cgroup, and the conversions from Kubernetes quantities to the kernel's numbers.
 
+use super::devices::DeviceRules;
 use serde::{Deserialize, Serialize};
 
 /// The kernel's default CFS period, also the kubelet's: 100 ms.
@@ -27,6 +28,8 @@ pub struct Limits {
     pub pids_max: Option<u64>,
     /// When one process is killed for want of memory, kill all (v2 only; v1 kernels can't, and nothing is written there).
     pub memory_oom_group: bool,
+    /// The only devices that may be made and opened; `None` for no limit.
+    pub devices: Option<DeviceRules>,
     /// Make the cgroup also in hierarchies that carry nothing we set or read (cpuset, blkio, named ones). For the runtime's own leaf, so
     /// that it leaves the caller's scope everywhere; containers are born from there and need not be moved again.
     pub every_hierarchy: bool,
@@ -41,6 +44,7 @@ impl Default for Limits {
             memory_limit_bytes: None,
             pids_max: None,
             memory_oom_group: false,
+            devices: None,
             every_hierarchy: false,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! * [`hierarchies`] finds out once what is mounted where.
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.
+//! * [`devices`] says which devices may be opened.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
 //!
 //! A cgroup is named by one path, relative to every hierarchy's mount (`husk/pods/burstable/pod<uid>/<container id>`); the driver makes
@@ -12,11 +13,13 @@
 //! This room must not know pods, records or the OCI spec.
 
 pub mod cgroupfs;
+pub mod devices;
 pub mod hierarchies;
 pub mod limits;
 pub mod usage;
 
 pub use cgroupfs::Cgroupfs;
+pub use devices::{DeviceKind, DeviceRule, DeviceRules, Permissions};
 pub use hierarchies::Hierarchies;
 pub use limits::Limits;
 pub use usage::Usage;
@@ -28,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 /// Makes, fills, empties and removes cgroups. Paths are relative to every hierarchy's mount, without `.`, `..` or empty components.
 pub trait CgroupDriver {
-    /// Makes the cgroup, its missing parents included, and writes the limits. A cgroup that is already there gets the limits written
+    /// Makes the cgroup, its missing parents included, and writes the limits; device rules are in force before anybody can be inside. A cgroup that is already there gets the limits written
     /// again. When anything fails, all that this call made is removed before it returns.
     ///
     /// # Errors
@@ -95,6 +98,11 @@ pub enum Error {
         /// The cgroup.
         path: String,
     },
+    /// Device rules were asked for, and there is neither a `devices` hierarchy nor a v2 tree.
+    NoDeviceControl {
+        /// The cgroup.
+        path: String,
+    },
     /// Processes were born faster than they could be killed.
     StillAlive {
         /// The cgroup.
@@ -152,6 +160,10 @@ impl std::fmt::Display for Error {
                 f,
                 "cgroup {path}: no {controller} controller here, the limit would have no effect; enable it on the kernel command line \
                  or in the parents' cgroup.subtree_control, or leave the {controller} limit out"
+            ),
+            Error::NoDeviceControl { path } => write!(
+                f,
+                "cgroup {path}: devices cannot be limited here; mount cgroup v2 or the v1 devices hierarchy, or say privileged: true"
             ),
             Error::StillAlive { path, processes } => {
                 write!(

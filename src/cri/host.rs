@@ -4,6 +4,7 @@
 
 mod config;
 mod containers;
+mod devices;
 mod events;
 mod exec;
 mod images;

@@ -165,10 +165,7 @@ fn prepare_in(
     let placement = context.driver.placement(cgroup).map_err(host)?;
     let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
     let mut mounted = mounts::container(context.roots, record, container, context.sandbox)?;
-    let given = spec::Given {
-        mounts: std::mem::take(&mut mounted.mounts),
-        devices: if container.privileged { super::devices::host()? } else { Vec::new() },
-    };
+    let given = spec::Given { mounts: std::mem::take(&mut mounted.mounts), devices: super::devices::of(container)? };
     let spec = spec::container(container, given)?;
     let stdio = if container.tty { None } else { Some(Pipes::new(container.user.uid)?) };
     let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, VolumeMount};
 
 use super::{Error, spec};
-use crate::cgroup::Limits;
+use crate::cgroup::{DeviceRule, DeviceRules, Limits, Permissions};
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, Identity, MountRecord, MountSource, Owner, PidMode,
-    PodRecord, Propagation, SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, Identity, MountRecord, MountSource, Owner,
+    PidMode, PodRecord, Propagation, SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -102,6 +102,20 @@ fn limits(r: manifest::Resources) -> Limits {
         every_hierarchy: true,
         ..Limits::default()
     }
+}
+
+/// What every container may open, and what it asks for; a privileged one has no limit. A `hostPath` of a device asks for nothing, as with the
+/// kubelet: it is a mount, and to open what is mounted needs a rule.
+fn device_rules(privileged: bool, asked: &[(DeviceRecord, Permissions)]) -> Option<DeviceRules> {
+    if privileged {
+        return None;
+    }
+    let mut rules = DeviceRules::container();
+    for (d, permissions) in asked {
+        let (major, minor) = (Some(d.major), Some(d.minor));
+        rules.allow(DeviceRule { kind: d.kind, major, minor, permissions: *permissions });
+    }
+    Some(rules)
 }
 
 /// Drop first, then add, as Kubernetes does; `ALL` in either.
@@ -207,9 +221,10 @@ fn container(
         readonly_root: security.read_only_root_filesystem.unwrap_or(false),
         masked_paths: nothing.clone(),
         readonly_paths: nothing,
-        limits: limits(resources),
+        limits: Limits { devices: device_rules(privileged, &[]), ..limits(resources) },
         oom_score_adj: manifest::oom_score_adj(&of_pod, c, memory_capacity_bytes()),
         mounts,
+        devices: Vec::new(),
         client: None,
     })
 }
@@ -253,6 +268,8 @@ pub struct Asked {
     pub envs: Vec<(String, String)>,
     /// In any order.
     pub mounts: Vec<MountRecord>,
+    /// With what it may do with each.
+    pub devices: Vec<(DeviceRecord, Permissions)>,
     /// A terminal.
     pub tty: bool,
     /// Which processes it sees.
@@ -338,9 +355,10 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         readonly_root: asked.readonly_root,
         masked_paths: paths(asked.masked_paths),
         readonly_paths: paths(asked.readonly_paths),
-        limits: asked.limits,
+        limits: Limits { devices: device_rules(asked.privileged, &asked.devices), ..asked.limits },
         oom_score_adj: asked.oom_score_adj,
         mounts: asked.mounts,
+        devices: asked.devices.into_iter().map(|(device, _)| device).collect(),
         client: Some(Box::new(asked.client)),
     })
 }

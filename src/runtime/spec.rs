@@ -35,7 +35,7 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 pub struct Given {
     /// All mounts, `/proc` first, in the order in which they are made.
     pub mounts: Vec<Mount>,
-    /// The host's devices, for a privileged container.
+    /// Devices of the host.
     pub devices: Vec<LinuxDevice>,
 }
 

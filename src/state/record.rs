@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Limits;
+use crate::cgroup::{DeviceKind, Limits};
 
 /// Version of both files. A file of another version is reported, never guessed at.
 pub const VERSION: u32 = 2;
@@ -151,9 +151,31 @@ pub struct ContainerRecord {
     pub oom_score_adj: i32,
     /// Volumes, parents before what is below them.
     pub mounts: Vec<MountRecord>,
+    /// Devices of the host that it was given by name; a privileged container has the others, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceRecord>,
     /// A CRI client's words about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Box<ClientContainer>>,
+}
+
+/// A device node as a container gets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Where it is in the container; absolute.
+    pub path: String,
+    /// Which kind.
+    pub kind: DeviceKind,
+    /// Its number.
+    pub major: u32,
+    /// Its number.
+    pub minor: u32,
+    /// Permissions of the node, without the type.
+    pub mode: u32,
+    /// Owner of the node.
+    pub uid: u32,
+    /// Group of the node.
+    pub gid: u32,
 }
 
 /// Which PID namespace a container's processes live in.

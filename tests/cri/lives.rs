@@ -381,3 +381,48 @@ fn pods_of_manifests_are_not_the_clients() {
     client.remove();
     pod.delete(&["--force"]);
 }
+
+#[test]
+fn a_device_that_a_client_gives_can_be_used_as_it_says() {
+    let host = Host::new();
+    let client = Client::new(&host, "device");
+    let config = json!({
+        "metadata": {"name": "c"}, "image": {"image": BUSYBOX}, "command": ["sleep", "100000"],
+        "devices": [
+            {"containerPath": "/dev/host/log", "hostPath": "/dev/kmsg", "permissions": "r"},
+            {"containerPath": "/zero", "hostPath": "/dev/zero", "permissions": "rw"},
+        ],
+        // Who may read the kernel's log is a matter of the host, too.
+        "linux": {"securityContext": {"capabilities": {"addCapabilities": ["SYSLOG"]}}},
+    });
+    let answer = client.call("CreateContainer", json!({"podSandboxId": client.sandbox, "config": config}));
+    let id = answer["containerId"].as_str().expect("an id").to_owned();
+    client.call("StartContainer", json!({"containerId": id}));
+    let exec = |script: &str| {
+        let answer = client.call("ExecSync", json!({"containerId": id, "cmd": ["sh", "-c", script]}));
+        assert_eq!(answer["exitCode"].as_i64().unwrap_or_default(), 0, "{script}: {answer}");
+    };
+    exec("exec 3</dev/host/log; exec 4</zero; exec 5>/zero");
+    let refused_for = |how: &str| exec(&format!("(exec 3{how}/dev/host/log) 2>&1 | grep 'Operation not permitted'"));
+    refused_for(">");
+    refused_for("<>");
+    // As on the host, under the names that were asked for and no other.
+    exec("test $(stat -c %t:%T:%a:%u /zero) = 1:5:666:0 && test -c /dev/host/log && test ! -e /dev/kmsg");
+
+    // New limits leave it as it is.
+    client.call("UpdateContainerResources", json!({"containerId": id, "linux": {"cpuShares": 512}}));
+    exec("exec 3</dev/host/log");
+    refused_for(">");
+
+    for (device, sentence) in [
+        (json!({"containerPath": "/dev/x", "hostPath": "/dev/kmsg"}), "config.devices[0].permissions: is empty"),
+        (json!({"containerPath": "/dev/x", "hostPath": "/etc", "permissions": "r"}), "no device in this directory"),
+        (json!({"containerPath": "/dev/ptmx", "hostPath": "/dev/kmsg", "permissions": "r"}), "the container's own"),
+    ] {
+        let bad =
+            json!({"metadata": {"name": "bad"}, "image": {"image": BUSYBOX}, "command": ["true"], "devices": [device]});
+        let request = json!({"podSandboxId": client.sandbox, "config": bad});
+        refused(&host, "CreateContainer", &request, "INVALID_ARGUMENT", sentence);
+    }
+    client.remove();
+}

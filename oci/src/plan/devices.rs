@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Devices that every container has: name, major, minor.
-const DEVICES: [(&CStr, u32, u32); 6] =
+pub const DEFAULT_DEVICES: [(&CStr, u32, u32); 6] =
     [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)];
 
 const LINKS: [(&CStr, &CStr); 5] = [
@@ -33,7 +33,7 @@ impl Builder<'_, '_> {
                 self.steps.push(Step::DevDirectory { name: cstring("mounts", name)? });
             }
         }
-        for (name, major, minor) in DEVICES {
+        for (name, major, minor) in DEFAULT_DEVICES {
             let path = format!("/dev/{}", name.to_string_lossy());
             let dev = path::makedev(major, minor);
             self.device(&path, Some(name.to_owned()), libc::S_IFCHR | 0o666, dev, None)?;
@@ -58,7 +58,7 @@ impl Builder<'_, '_> {
                 (None, None) => None,
                 (uid, gid) => Some((uid.unwrap_or(0), gid.unwrap_or(0))),
             };
-            let default = DEVICES
+            let default = DEFAULT_DEVICES
                 .iter()
                 .find(|(name, ..)| path.strip_prefix("/dev/").map(str::as_bytes) == Some(name.to_bytes()));
             if let Some((_, major, minor)) = default {

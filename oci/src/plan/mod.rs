@@ -12,6 +12,8 @@ mod devices;
 pub(crate) mod fds;
 pub(crate) mod process;
 
+pub use devices::DEFAULT_DEVICES;
+
 use crate::caps;
 use crate::sys::mount::{Propagation, SetAttr};
 use crate::sys::process::{Limit, Strings};

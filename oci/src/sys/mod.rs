@@ -4,9 +4,10 @@
 //! * Nothing here allocates, logs or takes a lock: a child may call everything between `clone3(2)` and `execve(2)`.
 //! * No policy and no invented path. Multiplexed calls are cut up into one function per meaning.
 //!
-//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`seccomp`], [`term`], [`clock`], [`xattr`].
+//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`seccomp`], [`bpf`], [`term`], [`clock`], [`xattr`].
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod clock;
 pub mod cred;
 pub mod fd;

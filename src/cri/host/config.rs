@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 /// A fork bomb must not take the host down, unless the client has made a cgroup with a limit of its own.
 const POD_PIDS: u64 = 8192;
 
-fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
+pub(super) fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {what}"))
 }
 
@@ -307,12 +307,6 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
             "a container's standard input is not kept open: nobody could attach to it yet",
         ));
     }
-    if !config.devices.is_empty() {
-        return Err(unsupported(
-            "config.devices",
-            "single devices are not supported yet; a privileged container has all",
-        ));
-    }
     if !config.cdi_devices.is_empty() {
         return Err(unsupported("config.CDIDevices", "not supported yet"));
     }
@@ -378,6 +372,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
         working_dir: config.working_dir,
         envs,
         mounts: config.mounts.iter().enumerate().map(|(i, m)| mount(i, m)).collect::<Result<_, _>>()?,
+        devices: super::devices::asked(&config.devices)?,
         tty: config.tty,
         pid: container_pid(at, sandbox, security.namespace_options.as_ref())?,
         privileged: security.privileged,

@@ -128,6 +128,14 @@ fn rules_are_enforced_and_can_be_changed() {
         assert_eq!(s.tried(), [false, false, false], "{name}");
         s.set(rules(&["c 1:* rwm"]));
         assert_eq!(s.tried(), [true, true, true], "{name}");
+        // Programs that the kernel might find too strange, or too long.
+        s.set(
+            ["c *:* rwm", "c 1:11 r", "b *:* rwm"].iter().map(|r| r.parse::<DeviceRule>().expect("a rule")).collect(),
+        );
+        assert_eq!(s.tried(), [true, true, true], "{name}");
+        let many: Vec<String> = (1000..1256).map(|n| format!("b {n}:{n} {}", ["r", "w", "rwm"][n % 3])).collect();
+        s.set(rules(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(s.tried(), [false, false, true], "{name}");
     }
 }
 

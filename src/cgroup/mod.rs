@@ -1,4 +1,4 @@
-//! cgroup hierarchies: v1, v2 and hybrid; limits, placement, kill, remove.
+//! cgroup hierarchies: v1, v2 and hybrid; limits, devices, placement, kill, remove.
 //!
 //! * [`hierarchies`] finds out once what is mounted where.
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.

@@ -7,12 +7,14 @@ use husk_oci::sys::bpf::{self, Insn};
 pub const NAME: bpf::Name = bpf::named(c"husk_devices");
 
 // Operations; `linux/bpf_common.h`, `linux/bpf.h`. All on the lower 32 bits, which the kernel's numbers fit in, so that no operand is extended by
-// its sign. KERNEL(5.1) for the jump.
+// its sign. KERNEL(5.1) for jumps on 32 bits.
 const LOAD: u8 = 0x61;
 const MOVE: u8 = 0xbc;
 const SET: u8 = 0xb4;
 const AND: u8 = 0x54;
 const SHIFT_RIGHT: u8 = 0x74;
+const JUMP: u8 = 0x05;
+const JUMP_IF: u8 = 0x16;
 const JUMP_UNLESS: u8 = 0x56;
 const EXIT: u8 = 0x95;
 
@@ -24,51 +26,108 @@ const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
-/// The program that allows what `rules` allow, and nothing else.
+/// The program that allows what `rules` allow, and nothing else. What loading it costs grows with its length (a microsecond or two an
+/// instruction), so what rules have in common is asked once: the kind, the major number, the permissions.
 pub(super) fn compile(rules: &DeviceRules) -> Vec<Insn> {
-    let mut program = vec![
-        // `access_type` has the access in its upper half and the kind in its lower.
-        Insn::new(LOAD, KIND, CONTEXT, 0, 0),
-        Insn::new(MOVE, ACCESS, KIND, 0, 0),
-        Insn::new(AND, KIND, 0, 0, 0xffff),
-        Insn::new(SHIFT_RIGHT, ACCESS, 0, 0, 16),
-        Insn::new(LOAD, MAJOR, CONTEXT, 4, 0),
-        Insn::new(LOAD, MINOR, CONTEXT, 8, 0),
-    ];
-    for rule in rules.iter() {
-        one(rule, &mut program);
+    let mut code = Code {
+        program: vec![
+            // `access_type` has the access in its upper half and the kind in its lower.
+            Insn::new(LOAD, KIND, CONTEXT, 0, 0),
+            Insn::new(MOVE, ACCESS, KIND, 0, 0),
+            Insn::new(AND, KIND, 0, 0, 0xffff),
+            Insn::new(SHIFT_RIGHT, ACCESS, 0, 0, 16),
+            Insn::new(LOAD, MAJOR, CONTEXT, 4, 0),
+            Insn::new(LOAD, MINOR, CONTEXT, 8, 0),
+        ],
+        allowing: Vec::new(),
+    };
+    for kind in [DeviceKind::Char, DeviceKind::Block] {
+        let of_kind: Vec<&DeviceRule> = rules.iter().filter(|rule| rule.kind == kind).collect();
+        if !of_kind.is_empty() {
+            code.kind(kind, &of_kind);
+        }
     }
-    program.extend([Insn::new(SET, ANSWER, 0, 0, 0), Insn::new(EXIT, 0, 0, 0, 0)]);
-    program
+    code.finish()
 }
 
-/// Allows what `rule` allows; for all else the program goes on behind it.
-fn one(rule: &DeviceRule, program: &mut Vec<Insn>) {
-    let mut tests = Vec::with_capacity(8);
-    // `BPF_DEVCG_DEV_*`
-    let kind = match rule.kind {
-        DeviceKind::Block => 1,
-        DeviceKind::Char => 2,
-    };
-    tests.push(Insn::new(JUMP_UNLESS, KIND, 0, 0, kind));
-    if let Some(major) = rule.major {
-        tests.push(Insn::new(JUMP_UNLESS, MAJOR, 0, 0, major as i32));
+/// A program that grows.
+struct Code {
+    program: Vec<Insn>,
+    /// Where it jumps to when an access is allowed; the place is known at the end.
+    allowing: Vec<usize>,
+}
+
+impl Code {
+    /// Appends an instruction and says where it is.
+    fn push(&mut self, code: u8, register: u8, operand: i32) -> usize {
+        self.program.push(Insn::new(code, register, 0, 0, operand));
+        self.program.len() - 1
     }
-    if let Some(minor) = rule.minor {
-        tests.push(Insn::new(JUMP_UNLESS, MINOR, 0, 0, minor as i32));
+
+    /// Lets the jump at `from` lead to what is appended next. A program has some thousand instructions: it is about the devices
+    /// that a container was given.
+    fn land(&mut self, from: usize) {
+        self.program[from].off = (self.program.len() - from - 1) as i16;
     }
-    if rule.permissions != Permissions::ALL {
-        tests.push(Insn::new(MOVE, ANSWER, ACCESS, 0, 0));
-        tests.push(Insn::new(AND, ANSWER, 0, 0, !i32::from(rule.permissions.bits())));
-        tests.push(Insn::new(JUMP_UNLESS, ANSWER, 0, 0, 0));
+
+    fn kind(&mut self, kind: DeviceKind, rules: &[&DeviceRule]) {
+        // `BPF_DEVCG_DEV_*`
+        let number = match kind {
+            DeviceKind::Block => 1,
+            DeviceKind::Char => 2,
+        };
+        let others = self.push(JUMP_UNLESS, KIND, number);
+        let alike = |a: &DeviceRule, b: &DeviceRule| (a.major, a.permissions) == (b.major, b.permissions);
+        for (i, rule) in rules.iter().enumerate() {
+            if rules[..i].iter().any(|before| alike(before, rule)) {
+                continue;
+            }
+            let minors: Vec<Option<u32>> = rules[i..].iter().filter(|r| alike(r, rule)).map(|r| r.minor).collect();
+            if !self.group(rule, &minors) {
+                break;
+            }
+        }
+        self.land(others);
     }
-    tests.extend([Insn::new(SET, ANSWER, 0, 0, 1), Insn::new(EXIT, 0, 0, 0, 0)]);
-    let end = tests.len();
-    for (i, insn) in tests.iter_mut().enumerate().filter(|(_, insn)| insn.code == JUMP_UNLESS) {
-        // Counted from the next instruction; a rule has eight at most.
-        insn.off = (end - i - 1) as i16;
+
+    /// Rules that differ in the minor number only. `false` when nothing can get past them: code behind that is refused by the kernel.
+    fn group(&mut self, rule: &DeviceRule, minors: &[Option<u32>]) -> bool {
+        let mut past = Vec::with_capacity(2);
+        if let Some(major) = rule.major {
+            past.push(self.push(JUMP_UNLESS, MAJOR, major as i32));
+        }
+        if rule.permissions != Permissions::ALL {
+            self.program.push(Insn::new(MOVE, ANSWER, ACCESS, 0, 0));
+            self.push(AND, ANSWER, !i32::from(rule.permissions.bits()));
+            past.push(self.push(JUMP_UNLESS, ANSWER, 0));
+        }
+        let every = minors.contains(&None);
+        if every {
+            let jump = self.push(JUMP, 0, 0);
+            self.allowing.push(jump);
+        } else {
+            for minor in minors.iter().flatten() {
+                let jump = self.push(JUMP_IF, MINOR, *minor as i32);
+                self.allowing.push(jump);
+            }
+        }
+        let passable = !every || !past.is_empty();
+        past.into_iter().for_each(|jump| self.land(jump));
+        passable
     }
-    program.extend(tests);
+
+    fn finish(mut self) -> Vec<Insn> {
+        self.push(SET, ANSWER, 0);
+        self.push(EXIT, 0, 0);
+        if !self.allowing.is_empty() {
+            for jump in std::mem::take(&mut self.allowing) {
+                self.land(jump);
+            }
+            self.push(SET, ANSWER, 1);
+            self.push(EXIT, 0, 0);
+        }
+        self.program
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +179,12 @@ mod tests {
                         at += usize::try_from(insn.off).unwrap();
                     }
                 }
+                JUMP_IF => {
+                    if registers[dst].unwrap() == operand {
+                        at += usize::try_from(insn.off).unwrap();
+                    }
+                }
+                JUMP => at += usize::try_from(insn.off).unwrap(),
                 EXIT => return registers[usize::from(ANSWER)].unwrap() == 1,
                 other => panic!("operation {other:#x} is not among those that are used"),
             }
@@ -141,6 +206,41 @@ mod tests {
         for (kind, access, major, minor) in [(1, 2, 8, 0), (2, 2, 1, 11), (2, 6, 10, 200), (1, 3, 7, 0), (1, 2, 1, 3)] {
             assert!(!ask(kind, access, major, minor), "{kind} {major}:{minor} {access}");
         }
+    }
+
+    /// The kernel refuses a program with code that nothing leads to.
+    fn is_all_reachable(program: &[Insn]) -> bool {
+        let mut reached = vec![false; program.len()];
+        reached[0] = true;
+        for (at, insn) in program.iter().enumerate().filter(|(_, insn)| insn.code != EXIT) {
+            if insn.code != JUMP {
+                reached[at + 1] |= reached[at];
+            }
+            if [JUMP, JUMP_IF, JUMP_UNLESS].contains(&insn.code) {
+                reached[at + 1 + usize::try_from(insn.off).unwrap()] |= reached[at];
+            }
+        }
+        reached.iter().all(|reached| *reached)
+    }
+
+    #[test]
+    fn what_allows_everything_has_nothing_behind_it() {
+        for lines in
+            [&["c *:* rwm", "c 1:3 r", "b 7:0 r"][..], &["c 1:3 r", "c *:* rwm"], &["c *:* rwm", "b *:* rwm"], &[]]
+        {
+            let rules: DeviceRules = lines.iter().map(|line| line.parse::<DeviceRule>().unwrap()).collect();
+            let program = compile(&rules);
+            assert!(is_all_reachable(&program), "{program:?}");
+            for (kind, minor, access) in [(1, 0, 2), (1, 0, 6), (2, 3, 2), (2, 3, 6), (2, 9, 7)] {
+                agree(&rules, Asked { kind, access, major: if kind == 1 { 7 } else { 1 }, minor });
+            }
+        }
+    }
+
+    #[test]
+    fn the_program_of_every_container_is_short() {
+        let program = compile(&DeviceRules::container());
+        assert_eq!(program.len(), 32);
     }
 
     #[test]
@@ -186,6 +286,7 @@ mod tests {
                 })
                 .collect();
             let program = compile(&rules);
+            assert!(is_all_reachable(&program), "{rules:?}");
             for kind in [1, 2] {
                 for access in 0..8 {
                     for major in NUMBERS {

@@ -13,6 +13,10 @@ use super::config::wrong;
 /// Names in `/dev` that are links, or file systems of the container's own, in or under which no node can be put.
 const TAKEN: [&str; 8] = ["fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm", "mqueue"];
 
+/// More than a container has a use for, and few enough: the kernel checks the rules of 256 different ones in a tenth of a second, and the time
+/// grows with the square.
+const MAX_DEVICES: usize = 256;
+
 /// Looks at the host's devices. A directory stands for all devices in it; links of the host are followed.
 ///
 /// # Errors
@@ -30,6 +34,9 @@ pub(super) fn asked(list: &[Device]) -> Result<Vec<(DeviceRecord, Permissions)>,
             }
             default_number(&device).map_err(|what| wrong(&at("hostPath"), what))?;
             all.push((device, permissions));
+        }
+        if all.len() > MAX_DEVICES {
+            return Err(wrong("config.devices", format!("{} devices; at most {MAX_DEVICES}", all.len())));
         }
     }
     Ok(all)

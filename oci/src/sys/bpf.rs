@@ -37,7 +37,7 @@ impl Insn {
     }
 }
 
-/// What a program that decides on devices is called by, in `bpftool` and for [`name`]: at most 15 bytes, as the kernel keeps it.
+/// What a program is called, in `bpftool` too; filled up with NUL as the kernel keeps it. See [`named`].
 pub type Name = [u8; 16];
 
 const PROG_LOAD: usize = 5;

@@ -28,8 +28,8 @@ pub(in crate::cgroup) fn v1(dir: &Path, rules: &DeviceRules, new: bool) -> Resul
         return write(dir, "devices.allow", rules.iter());
     };
     // Only what differs: a container that runs meanwhile must not lose for a moment what it keeps.
-    write(dir, "devices.allow", &rules.beyond(&present))?;
-    write(dir, "devices.deny", &present.beyond(rules))
+    write(dir, "devices.allow", rules.beyond(&present))?;
+    write(dir, "devices.deny", present.beyond(rules))
 }
 
 fn list(dir: &Path) -> Result<Option<DeviceRules>, Error> {

@@ -52,6 +52,26 @@ impl Cgroupfs {
         &self.all
     }
 
+    /// Makes the cgroup in every hierarchy, without a limit, and moves the calling process there. Unlike [`CgroupDriver::create`] it enables nothing
+    /// above, which on v2 no parent with a process of its own could do: it is for that process to make way. Slow, by `cgroup.procs`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn enter(&self, path: &str) -> Result<(), Error> {
+        check(path)?;
+        let mut made = Made(Vec::new());
+        let cpusets: Vec<&Path> = self.all.v1.iter().filter(|h| h.has("cpuset")).map(|h| h.mount.as_path()).collect();
+        for mount in self.mounts() {
+            let file = make_dir(mount, path, &mut made)?.join("cgroup.procs");
+            if cpusets.contains(&mount) {
+                inherit_cpuset(mount, path)?;
+            }
+            write_file(&file, "0").map_err(|e| Error::kernel("write 0 to", &file, &e))?;
+        }
+        made.commit();
+        Ok(())
+    }
+
     /// Whether a cgroup of ours is made in `h`. The freezer is only a means to kill, and a v2 tree has a better one.
     fn is_ours(&self, h: &V1) -> bool {
         OURS.iter().any(|c| h.has(c)) || (self.all.v2.is_none() && h.has("freezer"))
@@ -230,6 +250,11 @@ impl CgroupDriver for Cgroupfs {
             }
         }
         Ok(())
+    }
+
+    fn exists(&self, path: &str) -> Result<bool, Error> {
+        check(path)?;
+        Ok(self.mounts().any(|mount| mount.join(path).is_dir()))
     }
 
     fn children(&self, path: &str) -> Result<Vec<String>, Error> {

@@ -4,6 +4,7 @@
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.
 //! * [`devices`] says which devices may be opened.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
+//! * [`systemd`] has the names of what systemd makes for a pod, [`dbus`] asks it to; inside, it is [`cgroupfs`] again.
 //!
 //! A cgroup is named by one path, relative to every hierarchy's mount (`husk/pods/burstable/pod<uid>/<container id>`); the driver makes
 //! it wherever it is needed. Nothing in this room writes a `cgroup.procs`: the first such write after a pause waits 4 to 16 ms for an RCU
@@ -13,15 +14,18 @@
 //! This room must not know pods, records or the OCI spec.
 
 pub mod cgroupfs;
+pub mod dbus;
 pub mod devices;
 pub mod hierarchies;
 pub mod limits;
+pub mod systemd;
 pub mod usage;
 
 pub use cgroupfs::Cgroupfs;
 pub use devices::{DeviceKind, DeviceRule, DeviceRules, Permissions};
 pub use hierarchies::Hierarchies;
 pub use limits::Limits;
+pub use systemd::DriverKind;
 pub use usage::Usage;
 
 use husk_oci::errno::Sys;
@@ -61,6 +65,9 @@ pub trait CgroupDriver {
 
     /// Removes the parents of `path`, nearest first, until one is in use. `path` itself is not touched.
     fn remove_empty_parents(&self, path: &str) -> Result<(), Error>;
+
+    /// Whether the cgroup is there, in whatever hierarchy.
+    fn exists(&self, path: &str) -> Result<bool, Error>;
 
     /// The names of the cgroups right below `path`, in whatever hierarchy; none when it does not exist.
     fn children(&self, path: &str) -> Result<Vec<String>, Error>;

@@ -38,7 +38,7 @@ pub struct Cri {
 
 impl Cri {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
-        let service = HostService::new(context.roots.clone());
+        let service = HostService::new(context.roots.clone(), context.cgroup_driver);
         match self.method {
             _ if self.list => list(),
             Some(method) => call(&service, &method),

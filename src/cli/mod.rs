@@ -28,10 +28,12 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::cgroup::DriverKind;
 use crate::pod::{self, Liveness};
 use crate::state::{DEFAULT_ROOT, DEFAULT_STATE, Listed, PodEntry, Roots, Unreadable};
 pub use error::Error;
@@ -65,6 +67,16 @@ struct Global {
     /// Namespace of the pods [default: default]
     #[arg(short, long, global = true, value_name = "NAME")]
     namespace: Option<String>,
+    /// Who makes the cgroups of new pods: cgroupfs (husk itself, by file) or systemd (a scope each)
+    #[arg(long, global = true, env = "HUSK_CGROUP_DRIVER", hide_env_values = true, value_name = "NAME", default_value = "cgroupfs",
+        hide_possible_values = true, value_parser = driver_kinds())]
+    cgroup_driver: DriverKind,
+}
+
+/// The names of the cgroup drivers.
+fn driver_kinds() -> impl TypedValueParser<Value = DriverKind> {
+    let names = [DriverKind::Cgroupfs, DriverKind::Systemd].map(DriverKind::name);
+    PossibleValuesParser::new(names).map(|name| DriverKind::of_name(&name).unwrap_or_default())
 }
 
 /// The commands: what the list in `husk --help` says, the word, the arguments.
@@ -133,6 +145,8 @@ commands! {
 /// What a command works with.
 struct Context {
     roots: Roots,
+    /// For new pods.
+    cgroup_driver: DriverKind,
     /// `-n`, or `default`.
     namespace: String,
     /// `-n` was given, so a manifest may not name another one.
@@ -144,9 +158,11 @@ pub fn main() -> ExitCode {
     // Without it, a start spends a good part of its time in page faults. An older kernel takes them one by one, as ever.
     let _ = husk_oci::sys::memory::map_program();
     let mut args = std::env::args_os();
-    if args.by_ref().nth(1).is_some_and(|word| word == "supervisor") {
+    match args.by_ref().nth(1) {
         // Before anything else: this process stays for as long as its pod, and each page it dirties counts.
-        return crate::supervisor::main(args);
+        Some(word) if word == "supervisor" => return crate::supervisor::main(args),
+        Some(word) if word == crate::runtime::scope::HELPER => return crate::runtime::scope::main(args),
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -180,6 +196,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
     }
     let context = Context {
         roots: Roots::new(&cli.global.root, &cli.global.state)?,
+        cgroup_driver: cli.global.cgroup_driver,
         namespace_given: cli.global.namespace.is_some(),
         namespace: cli.global.namespace.unwrap_or_else(|| "default".into()),
     };

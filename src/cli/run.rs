@@ -28,14 +28,14 @@ impl Run {
             // What a manifest cannot tell by itself (images, the commands in them): seen for all before the first is made.
             let store = Store::open(&context.roots.root)?;
             for pod in &pods {
-                runtime::resolve::pod(&context.roots, &store, pod.clone(), Owner::Cli)?;
+                runtime::resolve::pod(&context.roots, context.cgroup_driver, &store, pod.clone(), Owner::Cli)?;
             }
         }
         let mut out = Out::new();
         let mut failed = false;
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            match runtime::run(&context.roots, pod, Owner::Cli) {
+            match runtime::run(&context.roots, context.cgroup_driver, pod, Owner::Cli) {
                 Ok(outcome) => {
                     for warning in &outcome.warnings {
                         out::say(format!("pod {name}: warning: {warning}"));

@@ -15,6 +15,7 @@ mod stats;
 use super::messages::*;
 use super::service::{Events, ImageService, RuntimeService, Subject};
 use super::status::Status;
+use crate::cgroup::DriverKind;
 use crate::runtime::driven;
 use crate::state::Roots;
 
@@ -22,6 +23,8 @@ use crate::state::Roots;
 #[derive(Clone, Debug)]
 pub struct HostService {
     roots: Roots,
+    /// For new pods.
+    cgroup_driver: DriverKind,
 }
 
 /// The RPCs that this host fulfils; the others say `UNIMPLEMENTED`.
@@ -54,9 +57,9 @@ pub const METHODS: &[&str] = &[
 ];
 
 impl HostService {
-    /// The service over these roots; touches nothing.
-    pub fn new(roots: Roots) -> HostService {
-        HostService { roots }
+    /// The service over these roots; touches nothing. `cgroup_driver` makes the cgroups of sandboxes whose client names no parent for them.
+    pub fn new(roots: Roots, cgroup_driver: DriverKind) -> HostService {
+        HostService { roots, cgroup_driver }
     }
 }
 
@@ -72,11 +75,11 @@ impl RuntimeService for HostService {
     }
 
     fn status(&self, request: StatusRequest) -> Result<StatusResponse, Status> {
-        Ok(ready::status(&self.roots, &request))
+        Ok(ready::status(&self.roots, self.cgroup_driver, &request))
     }
 
     fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Status> {
-        pods::run(&self.roots, request)
+        pods::run(&self.roots, self.cgroup_driver, request)
     }
 
     fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Status> {
@@ -172,7 +175,11 @@ impl RuntimeService for HostService {
     }
 
     fn runtime_config(&self, _request: RuntimeConfigRequest) -> Result<RuntimeConfigResponse, Status> {
-        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        let driver = match self.cgroup_driver {
+            DriverKind::Cgroupfs => CgroupDriver::Cgroupfs,
+            DriverKind::Systemd => CgroupDriver::Systemd,
+        };
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: driver.into() };
         Ok(RuntimeConfigResponse { linux: Some(linux) })
     }
 }

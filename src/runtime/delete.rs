@@ -72,7 +72,7 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
             // The records go with the supervisor's last act; what is left when keeper is gone is ours.
             Ok(_) => wait_until_unlocked(&dir),
             Err(_) if options.force && lives() => {
-                end_keeper(roots, &dir)?;
+                end_keeper(roots, pod, &dir)?;
                 wait_until_unlocked(&dir);
             }
             Err(e) if lives() => {
@@ -94,7 +94,7 @@ pub(super) fn join(errors: &[Error]) -> Error {
 }
 
 /// Kills the keeper of a pod whose supervisor is of no use, and by that everything in the pod.
-fn end_keeper(roots: &Roots, dir: &Path) -> Result<(), Error> {
+fn end_keeper(roots: &Roots, pod: &Listed, dir: &Path) -> Result<(), Error> {
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     let wanted = match stat(dir) {
         // The pod has gone meanwhile, or its directory was set aside.
@@ -109,8 +109,12 @@ fn end_keeper(roots: &Roots, dir: &Path) -> Result<(), Error> {
         comm.trim_end() == "keeper"
             && held.is_ok_and(|held| (held.st_dev, held.st_ino) == (wanted.st_dev, wanted.st_ino))
     };
-    let runtime = format!("{}/runtime", roots.cgroup_parent());
-    for pid in driver.processes(&runtime).map_err(|e| Error::Host { what: e.to_string() })? {
+    let record = if let Listed::Pod(entry) = pod { Some(&entry.record) } else { None };
+    let mut pids = Vec::new();
+    for path in remove::runtime_cgroups(roots, pod.id(), record) {
+        pids.extend(driver.processes(&path).map_err(|e| Error::Host { what: e.to_string() })?);
+    }
+    for pid in pids {
         // First the fd, then the look: so it is this very process that is looked at.
         if let Ok(pidfd) = process::pidfd_open(pid)
             && holds(pid)

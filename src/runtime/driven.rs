@@ -349,6 +349,9 @@ fn change_dead(
     let Some(_lock) = roots.seize(id)? else { return Ok(()) };
     let Some(Listed::Pod(mut entry)) = roots.look(id)? else { return Ok(()) };
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+    if let Some(error) = super::remove::scopes(roots, &driver, id, Some(&entry.record)).into_iter().next() {
+        return Err(error.into());
+    }
     let before = entry.status.clone();
     settle(roots, &driver, &mut entry)?;
     change(roots, &driver, &mut entry)?;

@@ -14,6 +14,7 @@ pub mod resolve;
 pub mod run;
 pub mod sandbox;
 pub mod say;
+pub mod scope;
 pub mod spec;
 pub mod upgrade;
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Error, container, driven};
-use crate::cgroup::CgroupDriver;
+use super::{Error, container, driven, scope};
+use crate::cgroup::{CgroupDriver, DriverKind, systemd};
 use crate::image::Store;
 use crate::state::record::PodRecord;
 use crate::state::{Listed, Lock, LockMode, Roots};
@@ -13,13 +13,17 @@ use crate::volume::remove_tree;
 /// How long processes may take to vanish after SIGKILL before we say that one is stuck.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Removes the cgroup that keepers, supervisors and pauses share, if no pod lives any more. A keeper that has just let go of its lock may
-/// still be in it for a moment.
+/// Removes the cgroup that keepers, supervisors and pauses share, if no pod lives any more, and the slices of the systemd driver. A keeper that
+/// has just let go of its lock may still be in it for a moment.
+///
+/// # Errors
+/// The kernel's; what systemd says is only told.
 pub fn runtime_cgroup(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Error> {
     const PATIENCE: Duration = Duration::from_secs(1);
     let path = format!("{}/runtime", roots.cgroup_parent());
     let mut result = Ok(());
     roots.when_quiet(|| {
+        scope::try_retire(roots, driver);
         let deadline = Instant::now() + PATIENCE;
         result = loop {
             match driver.try_remove(&path) {
@@ -85,6 +89,33 @@ fn possible_cgroups(roots: &Roots, id: &str) -> Vec<String> {
     ["", "burstable/", "besteffort/"].iter().map(|qos| format!("{parent}/pods/{qos}pod{id}")).collect()
 }
 
+/// Every systemd scope that it can have.
+fn possible_scopes(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<String> {
+    let parent = roots.cgroup_parent();
+    match record {
+        Some(record) => record.scope().map(str::to_owned).into_iter().collect(),
+        // An id that is none of a unit's name has no scope.
+        None => systemd::CLASSES.iter().filter_map(|class| systemd::scope_path(&parent, class, id, None).ok()).collect(),
+    }
+}
+
+/// Every cgroup that its keeper can be in.
+pub(super) fn runtime_cgroups(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<String> {
+    match record {
+        Some(record) => vec![record.runtime_cgroup(roots)],
+        None => {
+            let scopes = possible_scopes(roots, id, None).into_iter();
+            scopes.chain([roots.cgroup_parent()]).map(|above| format!("{above}/runtime")).collect()
+        }
+    }
+}
+
+/// Kills and removes what is left of a dead pod's systemd scope; the unit goes when it is empty, and takes the cgroups with it where systemd
+/// has made them. The caller holds the pod's lock, and is not in there itself.
+pub(super) fn scopes(roots: &Roots, driver: &dyn CgroupDriver, id: &str, record: Option<&PodRecord>) -> Vec<Error> {
+    possible_scopes(roots, id, record).iter().filter_map(|path| cgroup(driver, path).err()).collect()
+}
+
 /// Removes a pod's cgroups, volumes, upper directories, logs, name and records. The caller holds the pod's lock, or is its supervisor.
 /// What is gone already is fine; after an error the rest is still tried, and the records stay so that it can be tried again.
 ///
@@ -114,8 +145,11 @@ pub fn pod(
 
 /// Kills what is in a pod's cgroups and removes those that we made; what went wrong.
 pub fn cgroups(driver: &dyn CgroupDriver, record: &PodRecord) -> Vec<Error> {
-    if !record.sandbox.foreign_cgroup {
-        return with_parents(driver, &record.cgroup);
+    match record.cgroup_driver {
+        // What is above is systemd's, and in the scope there may be keeper and supervisor.
+        DriverKind::Systemd => return cgroup(driver, &record.cgroup).err().into_iter().collect(),
+        DriverKind::Cgroupfs if !record.sandbox.foreign_cgroup => return with_parents(driver, &record.cgroup),
+        DriverKind::Cgroupfs => {}
     }
     let ids = record.containers.iter().map(|c| container::instance_id(record, c, 0));
     ids.filter_map(|id| cgroup(driver, &container::cgroup(record, &id)).err()).collect()
@@ -158,6 +192,11 @@ pub fn collect(roots: &Roots, driver: &dyn CgroupDriver, id: &str) -> Result<boo
         // What it says cannot be known: everything that bears its id is looked for.
         _ => None,
     };
+    // The records stay until all is gone.
+    let left = scopes(roots, driver, id, record.as_ref());
+    if !left.is_empty() {
+        return Err(left);
+    }
     pod(roots, driver, id, record.as_ref(), false)?;
     Ok(true)
 }
@@ -213,6 +252,7 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     }
     orphans(roots, &known, &mut report)?;
     orphaned_cgroups(roots, driver, &known, &mut report);
+    orphaned_scopes(roots, driver, &known, &mut report)?;
     if let Err(e) = roots.sweep_names() {
         report.failed.push(e.into());
     }
@@ -254,6 +294,36 @@ fn orphaned_cgroups(
             }
         }
     }
+}
+
+/// The same for scopes of the systemd driver. Their names tell the id only as systemd can have it, so it is compared as that.
+fn orphaned_scopes(
+    roots: &Roots,
+    driver: &dyn CgroupDriver,
+    known: &std::collections::HashSet<String>,
+    report: &mut GcReport,
+) -> Result<(), Error> {
+    let parent = roots.cgroup_parent();
+    if !systemd::is_init() {
+        return Ok(());
+    }
+    for class in systemd::CLASSES {
+        let Ok(slice) = systemd::slice_path(&systemd::class_slice(&parent, class)) else { continue };
+        let names = driver.children(&slice).map_err(|e| Error::Host { what: e.to_string() })?;
+        for name in names {
+            let Some(id) = systemd::escaped_id(&parent, class, &name) else { continue };
+            // Looked at after its cgroup was seen: a pod's directory is made before that.
+            let is_this = |known: &String| systemd::escape(known) == id;
+            if known.iter().any(is_this) || roots.ids()?.iter().any(is_this) {
+                continue;
+            }
+            match cgroup(driver, &format!("{slice}/{name}")) {
+                Ok(()) => report.removed.push(id.to_owned()),
+                Err(e) => report.failed.push(e),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Data below `--root` whose pod is not known below `--state`: a reboot emptied it.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, VolumeMount};
 
 use super::{Error, spec};
-use crate::cgroup::{DeviceRule, DeviceRules, Limits, Permissions};
+use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Limits, Permissions, systemd};
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
@@ -30,7 +30,13 @@ pub fn memory_capacity_bytes() -> u64 {
 ///
 /// # Errors
 /// A field that does not fit the image or the host; nothing was changed.
-pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRecord, Error> {
+pub fn pod(
+    roots: &Roots,
+    cgroup_driver: DriverKind,
+    store: &Store,
+    pod: Pod,
+    owner: Owner,
+) -> Result<PodRecord, Error> {
     let spec = pod.spec.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
@@ -47,17 +53,26 @@ pub fn pod(roots: &Roots, store: &Store, pod: Pod, owner: Owner) -> Result<PodRe
             containers.push(container(store, &pod, c, kind, &field, &mut views)?);
         }
     }
-    let qos = match manifest::qos_class(&spec) {
+    let class = match manifest::qos_class(&spec) {
         manifest::QosClass::Guaranteed => "",
-        manifest::QosClass::Burstable => "burstable/",
-        manifest::QosClass::BestEffort => "besteffort/",
+        manifest::QosClass::Burstable => "burstable",
+        manifest::QosClass::BestEffort => "besteffort",
+    };
+    let parent = roots.cgroup_parent();
+    let cgroup = match cgroup_driver {
+        DriverKind::Cgroupfs if class.is_empty() => format!("{parent}/pods/pod{uid}"),
+        DriverKind::Cgroupfs => format!("{parent}/pods/{class}/pod{uid}"),
+        DriverKind::Systemd => systemd::scope_path(&parent, class, &uid, None)
+            .map(|scope| format!("{scope}/pod"))
+            .map_err(|what| Error::Pod { pod: format!("{namespace}/{name}"), what: format!("metadata.uid: {what}") })?,
     };
     Ok(PodRecord {
         version: VERSION,
         owner,
         attempt: 0,
         created_at: jiff::Timestamp::now(),
-        cgroup: format!("{}/pods/{qos}pod{uid}", roots.cgroup_parent()),
+        cgroup,
+        cgroup_driver,
         log_dir: roots.log_dir(&namespace, &name, &uid).to_string_lossy().into_owned(),
         id: uid,
         sandbox: sandbox(&pod, &spec)?,

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use husk_oci::sys::process;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, container, keeper, remove, resolve, sandbox};
-use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
+use super::{Error, container, keeper, remove, resolve, sandbox, scope};
+use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits};
 use crate::control::{HELPED, Ready};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
@@ -37,16 +37,16 @@ const TRIES: u32 = 3;
 const MAKING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs one pod: reserves its name, writes its record, starts its keeper and waits until the sandbox is up and the first containers
-/// were started. Blocks for that long.
+/// were started. Blocks for that long. `cgroup_driver` makes the cgroups of a new pod.
 ///
 /// # Errors
 /// The pod cannot be run as it stands, or the host refuses; everything that was made is undone then.
-pub fn run(roots: &Roots, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
+pub fn run(roots: &Roots, cgroup_driver: DriverKind, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
     pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
-    let record = resolve::pod(roots, &store, pod, owner)?;
+    let record = resolve::pod(roots, cgroup_driver, &store, pod, owner)?;
     run_record(roots, &record)
 }
 
@@ -59,6 +59,7 @@ pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error
     // The client of a driven pod knows it by its id alone, and may have several of one name.
     let name = (!record.driven()).then(|| (record.namespace(), record.name()));
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
+    scope::check(record)?;
     roots.prepare()?;
     let deadline = Instant::now() + MAKING_PATIENCE;
     let mut tries = 0;
@@ -105,8 +106,12 @@ fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
 
 fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
     let dir = reservation.dir.clone();
-    let outcome = launch(roots, driver, record, reservation).and_then(|(keeper, mut ready)| {
-        let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| await_ready(&dir, ready));
+    let outcome = launch(roots, driver, record, reservation).and_then(|(keeper, mut ready, scope)| {
+        let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| {
+            // keeper is in there by now, and nobody else is needed.
+            drop(scope);
+            await_ready(&dir, ready)
+        });
         answer.inspect_err(|_| {
             // keeper is our child as long as we live: leave no zombie to whoever started us.
             let _ = process::wait(process::Target::Pidfd(keeper.child.pidfd.as_fd()), false, false);
@@ -130,22 +135,26 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
     }
 }
 
-/// Writes the records and starts keeper, which takes the lock over. Returns our end of the socket to the first supervisor.
+/// Writes the records and starts keeper, which takes the lock over. Returns our end of the socket to the first supervisor,
+/// and what keeps a systemd scope until keeper is in it.
 fn launch(
     roots: &Roots,
     driver: &Cgroupfs,
     record: &PodRecord,
     reservation: Reservation,
-) -> Result<(keeper::Launched, UnixStream), Error> {
+) -> Result<(keeper::Launched, UnixStream, scope::Held), Error> {
     let dir = PodDir::open(reservation.dir.clone())?;
     dir.write_record(record)?;
     let now = crate::pod::Now { boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64, wall: record.created_at };
     dir.write_status(&crate::pod::initial(record, &crate::state::boot_id()?, now))?;
+    // Takes its time, and most of what follows does not depend on it.
+    let mut scope = scope::hold(roots, record)?;
     let log = crate::state::append_file(&reservation.dir.join("supervisor.log"))?;
     let exe = super::exe::sealed(&roots.state.join("names"))?;
-    let runtime = format!("{}/runtime", roots.cgroup_parent());
+    let runtime = record.runtime_cgroup(roots);
+    scope.ready()?;
     let host = |e: crate::cgroup::Error| Error::Host { what: e.to_string() };
-    // Shared by all pods of the instance; nobody removes it while a pod is reserved, and most often it is there.
+    // There with a scope; else shared by all pods of the instance: nobody removes it while a pod is reserved, and most often it is there.
     let placement = driver.placement(&runtime).or_else(|_| {
         driver.create(&runtime, &Limits { every_hierarchy: true, ..Limits::default() })?;
         driver.placement(&runtime)
@@ -173,7 +182,7 @@ fn launch(
         argv,
         cgroup: &placement,
     })?;
-    Ok((keeper, ours))
+    Ok((keeper, ours, scope))
 }
 
 /// While keeper and the supervisor are executed and pause makes its namespaces: makes what the supervisor needs next, and tells it. Each step

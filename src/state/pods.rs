@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::DriverKind;
+
 use super::record::{Owner, PodRecord, Status};
 use super::{Error, Lock, LockMode, Roots, open_dir, read_record, replace_record};
 
@@ -165,6 +167,19 @@ impl PodRecord {
     /// `namespace/name`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace(), self.name())
+    }
+
+    /// The systemd scope that the pod's cgroup and those of its keeper are in, relative to every hierarchy's mount; none with another driver.
+    pub fn scope(&self) -> Option<&str> {
+        match self.cgroup_driver {
+            DriverKind::Cgroupfs => None,
+            DriverKind::Systemd => self.cgroup.rsplit_once('/').map(|(scope, _)| scope),
+        }
+    }
+
+    /// The cgroup of keeper, supervisor and pause: shared by all pods of the instance, or the pod's own within its scope.
+    pub fn runtime_cgroup(&self, roots: &Roots) -> String {
+        format!("{}/runtime", self.scope().map_or_else(|| roots.cgroup_parent(), str::to_owned))
     }
 
     /// A CRI client decides what happens in the pod, not the rules of `pod/`.

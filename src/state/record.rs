@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{DeviceKind, Limits};
+use crate::cgroup::{DeviceKind, DriverKind, Limits};
 
 /// Version of both files. A file of another version is reported, never guessed at.
 pub const VERSION: u32 = 2;
@@ -48,6 +48,9 @@ pub struct PodRecord {
     pub created_at: jiff::Timestamp,
     /// cgroup of the pod, relative to every hierarchy's mount, without a leading slash.
     pub cgroup: String,
+    /// Who made it; see [`PodRecord::scope`] for systemd's.
+    #[serde(default, skip_serializing_if = "DriverKind::is_default")]
+    pub cgroup_driver: DriverKind,
     /// Directory with one directory of logs per container.
     pub log_dir: String,
     /// The manifest with every default filled in; `metadata.uid` is set.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
+use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits, systemd};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::runtime::driven;
@@ -26,7 +26,11 @@ fn unsupported(field: &str, what: impl std::fmt::Display) -> Status {
 }
 
 /// The sandbox that a client asks for.
-pub(super) fn sandbox(roots: &Roots, request: RunPodSandboxRequest) -> Result<PodRecord, Status> {
+pub(super) fn sandbox(
+    roots: &Roots,
+    driver: DriverKind,
+    request: RunPodSandboxRequest,
+) -> Result<PodRecord, Status> {
     if !request.runtime_handler.is_empty() {
         let what = format!("there is no runtime handler {:?}; leave it empty", request.runtime_handler);
         return Err(wrong("runtimeHandler", what));
@@ -65,7 +69,7 @@ pub(super) fn sandbox(roots: &Roots, request: RunPodSandboxRequest) -> Result<Po
     let host_pid = pid == PidMode::Node;
     users(&format!("{at}.usernsOptions"), namespaces.userns_options.as_ref())?;
     let id = driven::sandbox_id(&meta.namespace, &meta.name, &meta.uid, meta.attempt);
-    let (cgroup, foreign_cgroup) = cgroup(roots, &id, &linux.cgroup_parent)?;
+    let Place { cgroup, cgroup_driver, foreign_cgroup } = place(roots, driver, &id, &linux.cgroup_parent)?;
     let mut limits =
         Limits { pids_max: Some(POD_PIDS), memory_oom_group: true, every_hierarchy: true, ..Limits::default() };
     if let Some(resources) = &linux.resources {
@@ -112,6 +116,7 @@ pub(super) fn sandbox(roots: &Roots, request: RunPodSandboxRequest) -> Result<Po
         attempt: meta.attempt,
         created_at: jiff::Timestamp::now(),
         cgroup,
+        cgroup_driver,
         log_dir,
         pod: Pod { metadata, spec: Some(spec), status: None },
         sandbox: SandboxRecord {
@@ -132,23 +137,39 @@ pub(super) fn sandbox(roots: &Roots, request: RunPodSandboxRequest) -> Result<Po
     })
 }
 
-/// The pod's cgroup: below the client's parent if it gave one. One that exists already is somebody else's.
-fn cgroup(roots: &Roots, id: &str, parent: &str) -> Result<(String, bool), Status> {
+/// Where a sandbox lives.
+struct Place {
+    cgroup: String,
+    cgroup_driver: DriverKind,
+    foreign_cgroup: bool,
+}
+
+/// The pod's cgroup: below the client's parent if it gave one. A slice is systemd's, whatever the instance's driver is; another one that exists
+/// already is somebody else's.
+fn place(roots: &Roots, driver: DriverKind, id: &str, parent: &str) -> Result<Place, Status> {
     let field = "config.linux.cgroupParent";
-    if parent.is_empty() {
-        return Ok((format!("{}/pods/pod{id}", roots.cgroup_parent()), false));
+    // A client names a slice by its last component, or by all of them.
+    let slice = parent.ends_with(".slice").then(|| parent.rsplit('/').next().unwrap_or(parent));
+    if slice.is_some() || (parent.is_empty() && driver == DriverKind::Systemd) {
+        let scope = systemd::scope_path(&roots.cgroup_parent(), "", id, slice).map_err(|what| wrong(field, what))?;
+        if slice.is_some() && !systemd::is_init() {
+            let what = format!(
+                "{parent:?} is systemd's, and systemd is not this host's init: set the client's cgroup driver to cgroupfs"
+            );
+            return Err(wrong(field, what));
+        }
+        let cgroup = format!("{scope}/pod");
+        return Ok(Place { cgroup, cgroup_driver: DriverKind::Systemd, foreign_cgroup: false });
     }
-    if parent.ends_with(".slice") {
-        let what = format!(
-            "{parent:?} is for the systemd cgroup driver, and this husk uses cgroupfs: set the client's driver to cgroupfs"
-        );
-        return Err(wrong(field, what));
+    let at = |cgroup: String, foreign_cgroup| Place { cgroup, cgroup_driver: DriverKind::Cgroupfs, foreign_cgroup };
+    if parent.is_empty() {
+        return Ok(at(format!("{}/pods/pod{id}", roots.cgroup_parent()), false));
     }
     let path = parent.trim_matches('/').to_owned();
     let driver = Cgroupfs::detect().map_err(|e| Status::internal(e.to_string()))?;
     match driver.placement(&path) {
-        Ok(_) => Ok((path, true)),
-        Err(e) if e.errno() == Some(nix::errno::Errno::ENOENT) => Ok((path, false)),
+        Ok(_) => Ok(at(path, true)),
+        Err(e) if e.errno() == Some(nix::errno::Errno::ENOENT) => Ok(at(path, false)),
         Err(e) => Err(wrong(field, e)),
     }
 }
@@ -576,7 +597,7 @@ mod tests {
             let roots = Roots { root: "/r".into(), state: "/s".into() };
             let metadata = PodSandboxMetadata { name: "n".into(), uid: "u".into(), namespace: "d".into(), attempt: 0 };
             let config = PodSandboxConfig { metadata: Some(metadata), log_directory: dir.into(), ..Default::default() };
-            sandbox(&roots, RunPodSandboxRequest { config: Some(config), ..Default::default() }).unwrap()
+            sandbox(&roots, DriverKind::Cgroupfs, RunPodSandboxRequest { config: Some(config), ..Default::default() }).unwrap()
         };
         let record = record("/logs/");
         assert_eq!(log_path(&record, "a/0.log").unwrap(), "/logs/a/0.log");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::config::{self, selected};
 use super::containers;
+use crate::cgroup::DriverKind;
 use crate::control::Refusal;
 use crate::cri::messages::*;
 use crate::cri::status::{Code, Status};
@@ -30,8 +31,12 @@ impl From<crate::runtime::Error> for Status {
     }
 }
 
-pub(super) fn run(roots: &Roots, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Status> {
-    let record = config::sandbox(roots, request)?;
+pub(super) fn run(
+    roots: &Roots,
+    driver: DriverKind,
+    request: RunPodSandboxRequest,
+) -> Result<RunPodSandboxResponse, Status> {
+    let record = config::sandbox(roots, driver, request)?;
     let outcome = crate::runtime::run_record(roots, &record)?;
     if !outcome.created && !ready(&driven::sandbox(roots, &outcome.id)?) {
         let what = "exists and is not ready; remove it, or use another attempt";

@@ -2,12 +2,16 @@
 
 use serde_json::json;
 
-use crate::cgroup::Cgroupfs;
+use crate::cgroup::{Cgroupfs, DriverKind, systemd};
 use crate::cri::messages::*;
 use crate::state::Roots;
 
-pub(super) fn status(roots: &Roots, request: &StatusRequest) -> StatusResponse {
+pub(super) fn status(roots: &Roots, driver: DriverKind, request: &StatusRequest) -> StatusResponse {
     let runtime = match Cgroupfs::detect() {
+        Ok(_) if driver == DriverKind::Systemd && !systemd::is_init() => {
+            let what = "the systemd cgroup driver needs systemd as the host's init, and it is not";
+            condition("RuntimeReady", false, "NoSystemd", what)
+        }
         Ok(_) => condition("RuntimeReady", true, "", ""),
         Err(e) => condition("RuntimeReady", false, "NoCgroups", &e.to_string()),
     };
@@ -23,7 +27,7 @@ pub(super) fn status(roots: &Roots, request: &StatusRequest) -> StatusResponse {
             "root": roots.root.display().to_string(),
             "state": roots.state.display().to_string(),
             "cgroupParent": roots.cgroup_parent(),
-            "cgroupDriver": "cgroupfs",
+            "cgroupDriver": driver.name(),
         });
         info.insert("config".to_owned(), config.to_string());
     }

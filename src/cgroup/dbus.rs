@@ -104,7 +104,10 @@ impl std::fmt::Display for Error {
                 write!(f, "{doing}: systemd's job ended as {result:?}; journalctl -b _PID=1 may tell why")
             }
             Error::Foreign { unit, description } => {
-                write!(f, "start {unit}: there is a unit of this name that is not ours ({description:?}); stop it first")
+                write!(
+                    f,
+                    "start {unit}: there is a unit of this name that is not ours ({description:?}); stop it first"
+                )
             }
             Error::Late { doing } => {
                 write!(f, "{doing}: systemd has not done it within {} s; see systemctl list-jobs", PATIENCE.as_secs())
@@ -201,7 +204,8 @@ impl Systemd {
         let queued = self.call(MANAGER_PATH, MANAGER, method, body, &doing).await?;
         let job: OwnedObjectPath = queued.body().deserialize().map_err(bus)?;
         loop {
-            let message = next(removed.as_mut()).await.unwrap_or_else(|| Err(zbus::Error::InvalidReply)).map_err(bus)?;
+            let message =
+                next(removed.as_mut()).await.unwrap_or_else(|| Err(zbus::Error::InvalidReply)).map_err(bus)?;
             let body = message.body();
             let (_, ended, _, result): (u32, OwnedObjectPath, String, String) = body.deserialize().map_err(bus)?;
             match result {

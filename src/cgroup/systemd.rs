@@ -161,11 +161,12 @@ mod tests {
     fn a_slice_of_somebody_else_is_found_by_its_name() {
         let path = scope_path("husk", "", "i", Some("kubepods-burstable-pod1_2.slice")).unwrap();
         assert_eq!(
-            path,
-            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/husk-podi.scope",
+            path, "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/husk-podi.scope",
             "the name of a scope says nothing about its slice"
         );
-        for bad in ["a", ".slice", "-.slice", "a--b.slice", "-a.slice", "a-.slice", "a/b.slice", "a b.slice", "..-/.slice"] {
+        for bad in
+            ["a", ".slice", "-.slice", "a--b.slice", "-a.slice", "a-.slice", "a/b.slice", "a b.slice", "..-/.slice"]
+        {
             assert!(slice_path(bad).is_err(), "{bad}");
         }
     }

@@ -95,7 +95,9 @@ fn possible_scopes(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<S
     match record {
         Some(record) => record.scope().map(str::to_owned).into_iter().collect(),
         // An id that is none of a unit's name has no scope.
-        None => systemd::CLASSES.iter().filter_map(|class| systemd::scope_path(&parent, class, id, None).ok()).collect(),
+        None => {
+            systemd::CLASSES.iter().filter_map(|class| systemd::scope_path(&parent, class, id, None).ok()).collect()
+        }
     }
 }
 

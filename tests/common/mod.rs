@@ -47,6 +47,8 @@ pub struct Host {
     pub root: PathBuf,
     /// `--state`.
     pub state: PathBuf,
+    /// `--cgroup-driver`, unless it is the default.
+    pub cgroup_driver: Option<&'static str>,
     before: Snapshot,
     _turn: Turn,
 }
@@ -110,7 +112,7 @@ impl Host {
         fs::create_dir(&dir).expect("make the test's own directory");
         let (root, state) = (dir.join("root"), dir.join("state"));
         let before = Snapshot::take(&dir, &state);
-        Host { dir, root, state, before, _turn: turn }
+        Host { dir, root, state, cgroup_driver: None, before, _turn: turn }
     }
 
     /// Runs `husk` on this host's roots until it ends.
@@ -142,6 +144,7 @@ impl Host {
         Job::new(env!("CARGO_BIN_EXE_husk"), args)
             .env("HUSK_ROOT", self.root.as_os_str())
             .env("HUSK_STATE", self.state.as_os_str())
+            .env("HUSK_CGROUP_DRIVER", self.cgroup_driver.unwrap_or("cgroupfs"))
     }
 
     /// Loads an image archive.

@@ -145,13 +145,10 @@ fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
 }
 
 fn in_cgroup(pid: i32, parent: &str) -> bool {
-    let inside = format!("/{parent}/");
-    let is = format!("/{parent}");
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| {
-        text.lines()
-            .filter_map(|line| line.splitn(3, ':').nth(2))
-            .any(|path| path.contains(&inside) || path.ends_with(&is))
-    })
+    let tops = tops(parent);
+    let names = |path: &str| path.split('/').any(|part| tops.iter().any(|top| top == part));
+    fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        .is_ok_and(|text| text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(names))
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
@@ -231,12 +228,16 @@ pub fn hierarchy(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// cgroup directories of `parent` in every hierarchy.
+/// What an instance's cgroup is called by each driver.
+fn tops(parent: &str) -> [String; 2] {
+    [parent.to_owned(), husk::cgroup::systemd::parent_slice(parent)]
+}
+
+/// cgroup directories of `parent` in every hierarchy, those of its slice included.
 pub fn cgroups(parent: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for hierarchy in hierarchies() {
-        let top = hierarchy.join(parent);
-        if top.is_dir() {
+        for top in tops(parent).map(|name| hierarchy.join(name)).into_iter().filter(|top| top.is_dir()) {
             walk(&top, &mut |path| {
                 if path.is_dir() {
                     found.push(path.to_owned());

@@ -26,11 +26,7 @@ fn unsupported(field: &str, what: impl std::fmt::Display) -> Status {
 }
 
 /// The sandbox that a client asks for.
-pub(super) fn sandbox(
-    roots: &Roots,
-    driver: DriverKind,
-    request: RunPodSandboxRequest,
-) -> Result<PodRecord, Status> {
+pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxRequest) -> Result<PodRecord, Status> {
     if !request.runtime_handler.is_empty() {
         let what = format!("there is no runtime handler {:?}; leave it empty", request.runtime_handler);
         return Err(wrong("runtimeHandler", what));
@@ -597,7 +593,8 @@ mod tests {
             let roots = Roots { root: "/r".into(), state: "/s".into() };
             let metadata = PodSandboxMetadata { name: "n".into(), uid: "u".into(), namespace: "d".into(), attempt: 0 };
             let config = PodSandboxConfig { metadata: Some(metadata), log_directory: dir.into(), ..Default::default() };
-            sandbox(&roots, DriverKind::Cgroupfs, RunPodSandboxRequest { config: Some(config), ..Default::default() }).unwrap()
+            sandbox(&roots, DriverKind::Cgroupfs, RunPodSandboxRequest { config: Some(config), ..Default::default() })
+                .unwrap()
         };
         let record = record("/logs/");
         assert_eq!(log_path(&record, "a/0.log").unwrap(), "/logs/a/0.log");

@@ -232,7 +232,8 @@ fn a_pod_outlives_its_supervisor_and_restarts_its_containers_in_its_scope() {
     sigkill(first);
     let second = wait_for("another supervisor", || Some(pod.supervisor()).filter(|pid| *pid != first));
     assert_eq!(cgroup_of(second, "pids"), scope_dir(&pod, "pids").join("runtime"));
-    pod.sh("main", "kill $(pidof sleep)");
+    // The end of the container is that of the exec, too.
+    pod.try_sh("main", "kill $(pidof sleep)");
     pod.wait_container("main", "started again", |status| {
         status["restartCount"] == 1 && status["state"]["running"].is_object()
     });
@@ -348,11 +349,18 @@ fn gc_ends_a_scope_whose_pod_nobody_knows() {
     needs_systemd!();
     let host = host();
     let pod = host.run("known", &manifest("known", json!({"containers": [sleeper("main")]})));
-    let (unit, lost) = squat(&host, "lost-1", "whatever");
-    assert_eq!(host.ok(&["gc"]).out(), "lost_1 removed\n");
-    assert_eq!(lost.finish().signal, Some(libc::SIGKILL));
+    let lost = host.run("lost", &manifest("lost", json!({"containers": [sleeper("main")]})));
+    let (unit, pids) = (scope(&lost), [lost.keeper(), lost.pause(), lost.pid("main")]);
+    let id = lost.record().id.replace('-', "_");
+    let (other, foreign) = squat(&host, "lost-1", "whatever");
+    fs::remove_dir_all(&lost.dir).expect("remove its records");
+    let told = host.ok(&["gc"]).out();
+    assert!(told.contains(&format!("{id} removed\n")) && !told.contains("lost_1"), "{told}");
+    wait_for("the lost pod is dead", || pids.iter().all(|pid| !alive(*pid)).then_some(()));
     wait_for("systemd has forgotten it", || (!units(&host).contains(&unit)).then_some(()));
-    assert!(alive(pod.pid("main")));
+    assert!(alive(pod.pid("main")) && foreign.is_running());
+    assert_eq!(systemctl(&["stop", &other]).code, Some(0));
+    foreign.finish();
     pod.delete(&["--force"]);
     assert_nothing(&host);
 }

@@ -3,10 +3,13 @@
 //! Every call blocks, for [`PATIENCE`] at most, in an event loop of its own that is gone when it returns. Called by short-lived processes alone
 //! (`runtime::scope`): a supervisor never comes here. The bus is the system's, or the one that `DBUS_SYSTEM_BUS_ADDRESS` names.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use husk_oci::file;
 use serde::{Deserialize, Serialize};
 use zbus::export::futures_core::Stream;
 use zbus::message::{Message, Type};
@@ -22,11 +25,24 @@ const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
+const JOB: &str = "org.freedesktop.systemd1.Job";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 const ACCESS_DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
+/// What the bus says while systemd is away from it, as for a moment on `daemon-reexec`.
+const AWAY: &[&str] = &[
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.Disconnected",
+    "org.freedesktop.DBus.Error.Spawn.ChildExited",
+    "org.freedesktop.DBus.Error.Spawn.ExecFailed",
+];
+
+/// How long to wait for the signal of a job's end before asking whether it has ended without one.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A scope to be started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +90,11 @@ pub enum Error {
         /// What it says about itself.
         description: String,
     },
+    /// A job has ended while systemd was away from the bus: nobody has heard how.
+    Unheard {
+        /// What was being done.
+        doing: String,
+    },
     /// [`PATIENCE`] is over.
     Late {
         /// What was being done.
@@ -84,6 +105,15 @@ pub enum Error {
 impl Error {
     fn is(&self, wanted: &str) -> bool {
         matches!(self, Error::Refused { name, .. } if name == wanted)
+    }
+
+    /// Whether it is worth another try in a moment.
+    fn may_pass(&self) -> bool {
+        match self {
+            Error::Refused { name, .. } => AWAY.contains(&name.as_str()),
+            Error::Unheard { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -109,6 +139,9 @@ impl std::fmt::Display for Error {
                     "start {unit}: there is a unit of this name that is not ours ({description:?}); stop it first"
                 )
             }
+            Error::Unheard { doing } => {
+                write!(f, "{doing}: systemd's job has ended, and systemd was not on the bus to say how; try again")
+            }
             Error::Late { doing } => {
                 write!(f, "{doing}: systemd has not done it within {} s; see systemctl list-jobs", PATIENCE.as_secs())
             }
@@ -125,10 +158,12 @@ impl std::error::Error for Error {}
 /// As [`Error`] has them; the unit may then be there, and goes when this process ends.
 pub fn start_scope(scope: &Scope) -> Result<(), Error> {
     let doing = format!("start {}", scope.unit);
-    blocking(&doing, async {
+    blocking(&doing, async || {
         let systemd = Systemd::connect().await?;
         loop {
             match systemd.start(scope).await {
+                // Of a try whose end was not heard.
+                Err(e) if e.is(UNIT_EXISTS) && is_in(&scope.unit) => return Ok(()),
                 Err(e) if e.is(UNIT_EXISTS) => {
                     systemd.clear(scope).await?;
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -144,7 +179,7 @@ pub fn start_scope(scope: &Scope) -> Result<(), Error> {
 /// # Errors
 /// As [`Error`] has them, for the first that could not be stopped; those after it were not tried.
 pub fn stop(units: &[String]) -> Result<(), Error> {
-    blocking(&format!("stop {}", units.join(", ")), async {
+    blocking(&format!("stop {}", units.join(", ")), async || {
         let systemd = Systemd::connect().await?;
         for unit in units {
             systemd.stop(unit).await?;
@@ -153,11 +188,28 @@ pub fn stop(units: &[String]) -> Result<(), Error> {
     })
 }
 
-fn blocking<T>(doing: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+/// Whether this process is in a unit.
+fn is_in(unit: &str) -> bool {
+    let own = file::read_text(Path::new("/proc/self/cgroup"), 1024).unwrap_or_default();
+    own.lines().any(|line| line.split('/').any(|part| part == unit))
+}
+
+/// Does `work`, and does it again if systemd was away from the bus.
+fn blocking<T>(doing: &str, work: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
     let bus = |e: std::io::Error| Error::Bus { doing: doing.to_owned(), what: e.to_string() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(bus)?;
-    let late = |_| Error::Late { doing: doing.to_owned() };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await }).map_err(late)?
+    let last = Cell::new(None);
+    let tries = async {
+        loop {
+            match work().await {
+                Err(e) if e.may_pass() => last.set(Some(e)),
+                other => return other,
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, tries).await });
+    done.unwrap_or_else(|_| Err(last.take().unwrap_or(Error::Late { doing: doing.to_owned() })))
 }
 
 /// systemd's manager.
@@ -204,8 +256,15 @@ impl Systemd {
         let queued = self.call(MANAGER_PATH, MANAGER, method, body, &doing).await?;
         let job: OwnedObjectPath = queued.body().deserialize().map_err(bus)?;
         loop {
-            let message =
-                next(removed.as_mut()).await.unwrap_or_else(|| Err(zbus::Error::InvalidReply)).map_err(bus)?;
+            let Ok(message) = tokio::time::timeout(SIGNAL_PATIENCE, next(removed.as_mut())).await else {
+                // A job has an object of its own for as long as it waits or runs.
+                let state = self.call(job.as_str(), PROPERTIES, "Get", &(JOB, "State"), &doing).await;
+                if let Err(e) = state {
+                    return Err(if e.may_pass() { e } else { Error::Unheard { doing: doing() } });
+                }
+                continue;
+            };
+            let message = message.unwrap_or_else(|| Err(zbus::Error::InvalidReply)).map_err(bus)?;
             let body = message.body();
             let (_, ended, _, result): (u32, OwnedObjectPath, String, String) = body.deserialize().map_err(bus)?;
             match result {

@@ -226,7 +226,8 @@ mod tests {
             Scratch(std::env::temp_dir().join(format!("husk-cri-host-{}", uuid::Uuid::new_v4())))
         }
         fn service(&self) -> HostService {
-            HostService::new(Roots::new(&self.0.join("root"), &self.0.join("state")).unwrap())
+            let roots = Roots::new(&self.0.join("root"), &self.0.join("state")).unwrap();
+            HostService::new(roots, DriverKind::Cgroupfs)
         }
     }
     impl Drop for Scratch {

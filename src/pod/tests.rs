@@ -41,6 +41,7 @@ pub(super) fn record(policy: &str, init: usize, app: usize) -> PodRecord {
         attempt: 0,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         cgroup: "husk/u".to_owned(),
+        cgroup_driver: crate::cgroup::DriverKind::default(),
         log_dir: "/l".to_owned(),
         sandbox: SandboxRecord::default(),
         pod,

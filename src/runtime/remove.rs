@@ -112,10 +112,15 @@ pub(super) fn runtime_cgroups(roots: &Roots, id: &str, record: Option<&PodRecord
     }
 }
 
-/// Kills and removes what is left of a dead pod's systemd scope; the unit goes when it is empty, and takes the cgroups with it where systemd
-/// has made them. The caller holds the pod's lock, and is not in there itself.
+/// Kills and removes what husk has made in a dead pod's systemd scope. The scope itself goes by that, when it is empty; what else is in there is
+/// not ours, and the scope is somebody's of the same name. The caller holds the pod's lock, and is not in there itself.
 pub(super) fn scopes(roots: &Roots, driver: &dyn CgroupDriver, id: &str, record: Option<&PodRecord>) -> Vec<Error> {
-    possible_scopes(roots, id, record).iter().filter_map(|path| cgroup(driver, path).err()).collect()
+    possible_scopes(roots, id, record).iter().filter_map(|path| scope_content(driver, path).err()).collect()
+}
+
+fn scope_content(driver: &dyn CgroupDriver, scope: &str) -> Result<(), Error> {
+    // keeper first: it starts supervisors anew.
+    ["runtime", "pod"].iter().try_for_each(|inner| cgroup(driver, &format!("{scope}/{inner}")))
 }
 
 /// Removes a pod's cgroups, volumes, upper directories, logs, name and records. The caller holds the pod's lock, or is its supervisor.
@@ -319,7 +324,12 @@ fn orphaned_scopes(
             if known.iter().any(is_this) || roots.ids()?.iter().any(is_this) {
                 continue;
             }
-            match cgroup(driver, &format!("{slice}/{name}")) {
+            let path = format!("{slice}/{name}");
+            // On its way out, or not ours.
+            if !driver.exists(&format!("{path}/runtime")).map_err(|e| Error::Host { what: e.to_string() })? {
+                continue;
+            }
+            match scope_content(driver, &path) {
                 Ok(()) => report.removed.push(id.to_owned()),
                 Err(e) => report.failed.push(e),
             }

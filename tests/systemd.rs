@@ -36,27 +36,25 @@ fn systemctl(args: &[&str]) -> Output {
     Job::new("systemctl", args).finish()
 }
 
+/// What systemctl tells. While another test executes systemd anew, it is away from the bus for a moment.
+fn asked(args: &[&str]) -> String {
+    wait_for(&format!("systemctl {args:?}"), || {
+        let output = systemctl(args);
+        (output.code == Some(0)).then(|| output.out())
+    })
+}
+
 /// A property of a unit, as systemd writes it.
-#[track_caller]
 fn property(unit: &str, name: &str) -> String {
-    let output = systemctl(&["show", "--value", "-p", name, "--", unit]);
-    assert_eq!(output.code, Some(0), "{output}");
-    output.out().trim().to_owned()
+    asked(&["show", "--value", "-p", name, "--", unit]).trim().to_owned()
 }
 
 /// The units of an instance that systemd has in memory.
 fn units(host: &Host) -> Vec<String> {
     let prefix = parent_slice(&cgroup_parent(&host.state)).replace(".slice", "");
-    let output = systemctl(&[
-        "list-units",
-        "--all",
-        "--plain",
-        "--no-legend",
-        &format!("{prefix}.slice"),
-        &format!("{prefix}-*"),
-    ]);
-    assert_eq!(output.code, Some(0), "{output}");
-    output.out().lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    let (top, below) = (format!("{prefix}.slice"), format!("{prefix}-*"));
+    let told = asked(&["list-units", "--all", "--plain", "--no-legend", &top, &below]);
+    told.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// The last pod is gone: neither systemd nor the kernel has anything of this host's.

@@ -222,7 +222,10 @@ type PropertyList<'a> = Vec<(&'a str, Variant<'a>)>;
 
 impl Systemd {
     async fn connect() -> Result<Systemd, Error> {
-        let connected = zbus::connection::Builder::system().build().await;
+        // Where systemd itself looks. D-Bus' own default is below /var/run, which some hosts have as a directory of its own.
+        let address = std::env::var("DBUS_SYSTEM_BUS_ADDRESS");
+        let address = address.unwrap_or_else(|_| "unix:path=/run/dbus/system_bus_socket".to_owned());
+        let connected = zbus::connection::Builder::address(address.as_str()).build().await;
         let systemd = Systemd { bus: connected.map_err(|e| failed("connect to the system's D-Bus".into(), e))? };
         // Without a subscriber there are no signals.
         systemd.call(MANAGER_PATH, MANAGER, "Subscribe", &(), || "subscribe to systemd's signals".into()).await?;

@@ -2,6 +2,7 @@
 //!
 //! * [`hierarchies`] finds out once what is mounted where.
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.
+//! * [`enforce`] tells what this host cannot enforce, and [`hugepages`] which sizes it has.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
 //!
 //! A cgroup is named by one path, relative to every hierarchy's mount (`husk/pods/burstable/pod<uid>/<container id>`); the driver makes
@@ -12,7 +13,10 @@
 //! This room must not know pods, records or the OCI spec.
 
 pub mod cgroupfs;
+mod cpuset;
+pub mod enforce;
 pub mod hierarchies;
+pub mod hugepages;
 pub mod limits;
 pub mod usage;
 
@@ -90,10 +94,26 @@ pub enum Error {
     },
     /// A limit was asked for that needs a controller the host does not offer there.
     MissingController {
-        /// `cpu`, `memory` or `pids`.
+        /// e.g. `memory`.
         controller: &'static str,
         /// The cgroup.
         path: String,
+    },
+    /// A limit that this host cannot enforce.
+    Unenforceable {
+        /// The cgroup.
+        path: String,
+        /// Which limit, why, and what to do.
+        why: String,
+    },
+    /// The kernel took a value and made something else of it.
+    Unlike {
+        /// The file.
+        file: PathBuf,
+        /// What was asked for.
+        asked: String,
+        /// What stands there now.
+        got: String,
     },
     /// Processes were born faster than they could be killed.
     StillAlive {
@@ -152,6 +172,12 @@ impl std::fmt::Display for Error {
                 f,
                 "cgroup {path}: no {controller} controller here, the limit would have no effect; enable it on the kernel command line \
                  or in the parents' cgroup.subtree_control, or leave the {controller} limit out"
+            ),
+            Error::Unenforceable { path, why } => write!(f, "cgroup {path}: {why}"),
+            Error::Unlike { file, asked, got } => write!(
+                f,
+                "write {asked} to {}: the kernel made {got:?} of it; a cgroup above may allow less, or another program writes there",
+                file.display()
             ),
             Error::StillAlive { path, processes } => {
                 write!(

@@ -2,7 +2,7 @@
 
 use super::hierarchies::{Hierarchies, V1, V2};
 use super::limits::{Limits, Setting};
-use super::{CgroupDriver, Error, Placement, cpuset, enforce, hugepages};
+use super::{CgroupDriver, Error, Placement, classes, cpuset, enforce, hugepages};
 use husk_oci::errno::Sys;
 use husk_oci::file;
 use husk_oci::sys;
@@ -240,6 +240,10 @@ impl CgroupDriver for Cgroupfs {
         Ok(())
     }
 
+    fn settle(&self, pods: &str, memory: bool) -> Result<(), Error> {
+        classes::settle(&self.all, pods, memory)
+    }
+
     fn children(&self, path: &str) -> Result<Vec<String>, Error> {
         check(path)?;
         let mut names = std::collections::BTreeSet::new();
@@ -414,7 +418,7 @@ fn members(dir: &Path) -> Result<Vec<i32>, Error> {
     Ok(pids)
 }
 
-fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -531,7 +535,7 @@ fn is_busy(e: &std::io::Error) -> bool {
 }
 
 /// The cgroup was removed while we looked at it.
-fn is_gone(e: &std::io::Error) -> bool {
+pub(super) fn is_gone(e: &std::io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 

@@ -3,6 +3,7 @@
 //! * [`hierarchies`] finds out once what is mounted where.
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.
 //! * [`enforce`] tells what this host cannot enforce, and [`hugepages`] which sizes it has.
+//! * [`classes`] keeps the weights of the cgroups above pods.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
 //!
 //! A cgroup is named by one path, relative to every hierarchy's mount (`husk/pods/burstable/pod<uid>/<container id>`); the driver makes
@@ -13,6 +14,7 @@
 //! This room must not know pods, records or the OCI spec.
 
 pub mod cgroupfs;
+pub mod classes;
 mod cpuset;
 pub mod enforce;
 pub mod hierarchies;
@@ -62,6 +64,13 @@ pub trait CgroupDriver {
 
     /// Removes the parents of `path`, nearest first, until one is in use. `path` itself is not touched.
     fn remove_empty_parents(&self, path: &str) -> Result<(), Error>;
+
+    /// Brings the cgroups of the classes below `pods` up to date with the pods in them, see [`classes`]; with `memory` what is protected of their
+    /// memory, too. Where there is none, nothing is done.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; a cgroup that goes away meanwhile is none.
+    fn settle(&self, pods: &str, memory: bool) -> Result<(), Error>;
 
     /// The names of the cgroups right below `path`, in whatever hierarchy; none when it does not exist.
     fn children(&self, path: &str) -> Result<Vec<String>, Error>;

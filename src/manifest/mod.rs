@@ -2,6 +2,7 @@
 //!
 //! The order is [`parse()`], [`default()`], [`validate()`]; the rest may rely on a pod that went through all three.
 
+pub mod annotations;
 pub mod command;
 mod defaults;
 mod parse;
@@ -15,7 +16,10 @@ pub use command::Node;
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
 pub use quantity::{Quantity, QuantityError, quantity};
-pub use resources::{QosClass, Resources, oom_score_adj, pod_resources, qos_class, resources};
+pub use resources::{
+    QosClass, Resources, effective_resources, hugepage_size, limited_swap, memory_high, oom_score_adj, pod_resources,
+    qos_class, resources, total,
+};
 pub use selector::{Selector, SelectorError, selector};
 pub use validate::{Errors, FieldError, validate};
 pub use volumes::{is_memory, memory_volume_bytes};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Error, container, driven};
+use super::{Error, container, driven, limits};
 use crate::cgroup::CgroupDriver;
 use crate::image::Store;
 use crate::state::record::PodRecord;
@@ -115,7 +115,9 @@ pub fn pod(
 /// Kills what is in a pod's cgroups and removes those that we made; what went wrong.
 pub fn cgroups(driver: &dyn CgroupDriver, record: &PodRecord) -> Vec<Error> {
     if !record.sandbox.foreign_cgroup {
-        return with_parents(driver, &record.cgroup);
+        let mut errors = with_parents(driver, &record.cgroup);
+        errors.extend(limits::settle(driver, record).err());
+        return errors;
     }
     let ids = record.containers.iter().map(|c| container::instance_id(record, c, 0));
     ids.filter_map(|id| cgroup(driver, &container::cgroup(record, &id)).err()).collect()
@@ -213,6 +215,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     }
     orphans(roots, &known, &mut report)?;
     orphaned_cgroups(roots, driver, &known, &mut report);
+    if let Err(e) = driver.settle(&format!("{}/pods", roots.cgroup_parent()), true) {
+        report.failed.push(Error::Host { what: e.to_string() });
+    }
     if let Err(e) = roots.sweep_names() {
         report.failed.push(e.into());
     }

@@ -1,6 +1,8 @@
 //! Huge pages: which sizes there are, and how the kernel's files call them.
 
 use super::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -49,6 +51,27 @@ pub fn size_of_name(name: &str) -> Option<u64> {
         .find_map(|(unit, shift)| Some((name.strip_suffix(unit)?.parse::<u64>().ok()?, *shift)))?;
     let bytes = number.checked_mul(1 << shift)?;
     (size_name(bytes) == name).then_some(bytes)
+}
+
+/// In records the sizes stand by their names: numbers as keys do not survive every way that JSON takes.
+pub(super) mod by_name {
+    use super::*;
+
+    type Sizes = Option<BTreeMap<u64, u64>>;
+
+    pub(in super::super) fn serialize<S: Serializer>(sizes: &Sizes, to: S) -> Result<S::Ok, S::Error> {
+        let named = |all: &BTreeMap<u64, u64>| all.iter().map(|(size, n)| (size_name(*size), *n)).collect();
+        sizes.as_ref().map(named).map(|all: BTreeMap<String, u64>| all).serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Sizes, D::Error> {
+        let Some(named) = Option::<BTreeMap<String, u64>>::deserialize(from)? else { return Ok(None) };
+        let size = |name: &str| {
+            let wrong = || serde::de::Error::custom(format_args!("{name:?} is no size of huge pages"));
+            size_of_name(name).ok_or_else(wrong)
+        };
+        named.iter().map(|(name, n)| Ok((size(name)?, *n))).collect::<Result<_, _>>().map(Some)
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Limits {
     pub memory_min_bytes: Option<u64>,
     /// Bytes of huge pages by page size, both in bytes. With a map every size of this host is closed but for what it names, where the host has
     /// a hugetlb controller; `None` leaves huge pages alone, so that the cgroup above decides.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "super::hugepages::by_name", skip_serializing_if = "Option::is_none")]
     pub hugepages: Option<BTreeMap<u64, u64>>,
     /// CPUs that may be used, as in `cpuset(7)`: `0-3,8`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ impl Limits {
     }
 
     /// Whether something is asked for that not every host has and that [`super::Hierarchies::enforceable`] has to look at.
-    pub(super) fn special(&self) -> bool {
+    pub fn special(&self) -> bool {
         self.swap_bytes.is_some()
             || self.only_v2_memory()
             || self.hugepages.iter().flatten().any(|(_, bytes)| *bytes > 0)
@@ -446,6 +446,9 @@ mod tests {
             unified: [("a".to_owned(), "b".to_owned())].into(),
             ..Limits::default()
         };
-        assert_eq!(serde_json::from_str::<Limits>(&serde_json::to_string(&all).unwrap()).unwrap(), all);
+        let text = serde_json::to_string(&all).unwrap();
+        assert!(text.contains(r#""hugepages":{"2MB":1}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), all);
+        assert!(serde_json::from_str::<Limits>(r#"{"hugepages": {"2": 1}}"#).is_err());
     }
 }

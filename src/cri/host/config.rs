@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
+use crate::cgroup::enforce::Field;
+use crate::cgroup::limits::unified_controller;
+use crate::cgroup::{CgroupDriver, Cgroupfs, Hierarchies, Limits, hugepages};
+use crate::cpu_list;
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::runtime::driven;
+use crate::runtime::limits::POD_PIDS;
 use crate::runtime::resolve::Asked;
 use crate::state::Roots;
 use crate::state::record::{
@@ -13,9 +17,6 @@ use crate::state::record::{
 };
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-/// A fork bomb must not take the host down, unless the client has made a cgroup with a limit of its own.
-const POD_PIDS: u64 = 8192;
 
 fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {what}"))
@@ -66,10 +67,17 @@ pub(super) fn sandbox(roots: &Roots, request: RunPodSandboxRequest) -> Result<Po
     users(&format!("{at}.usernsOptions"), namespaces.userns_options.as_ref())?;
     let id = driven::sandbox_id(&meta.namespace, &meta.name, &meta.uid, meta.attempt);
     let (cgroup, foreign_cgroup) = cgroup(roots, &id, &linux.cgroup_parent)?;
-    let mut limits =
-        Limits { pids_max: Some(POD_PIDS), memory_oom_group: true, every_hierarchy: true, ..Limits::default() };
+    // Of a cgroup that the client has made nothing of this is written: its limits are the client's.
+    let mut limits = Limits {
+        pids_max: Some(POD_PIDS),
+        hugepages: Some(BTreeMap::new()),
+        memory_oom_group: true,
+        every_hierarchy: true,
+        ..Limits::default()
+    };
     if let Some(resources) = &linux.resources {
         merge("config.linux.resources", resources, &mut limits)?;
+        enforceable("config.linux.resources", &limits)?;
     }
     if let Some(overhead) = &linux.overhead
         && *overhead != LinuxContainerResources::default()
@@ -265,29 +273,62 @@ pub(super) fn merge(at: &str, r: &LinuxContainerResources, limits: &mut Limits) 
     if r.memory_limit_in_bytes != 0 {
         limits.memory_limit_bytes = Some(positive("memoryLimitInBytes", r.memory_limit_in_bytes)?);
     }
-    // Swap is closed to a cgroup with a memory limit: the sum of both is then the same number.
-    if r.memory_swap_limit_in_bytes != 0
-        && Some(r.memory_swap_limit_in_bytes) != limits.memory_limit_bytes.map(|n| n as i64)
-    {
-        let what =
-            format!("{}: swap is not given to containers; set it to the memory limit", r.memory_swap_limit_in_bytes);
-        return Err(unsupported(&at("memorySwapLimitInBytes"), what));
+    if r.memory_swap_limit_in_bytes != 0 {
+        limits.swap_bytes = Some(swap(&at("memorySwapLimitInBytes"), r.memory_swap_limit_in_bytes, limits)?);
     }
-    for (field, value) in [("cpusetCpus", &r.cpuset_cpus), ("cpusetMems", &r.cpuset_mems)] {
+    for (field, value, to) in [
+        ("cpusetCpus", &r.cpuset_cpus, &mut limits.cpuset_cpus),
+        ("cpusetMems", &r.cpuset_mems, &mut limits.cpuset_mems),
+    ] {
         if !value.is_empty() {
-            return Err(unsupported(&at(field), format!("{value:?}: cpusets are not supported yet")));
+            cpu_list::parse(value).map_err(|e| wrong(&at(field), format!("{value:?} {e}")))?;
+            *to = Some(value.clone());
         }
     }
-    if let Some(page) = r.hugepage_limits.iter().find(|l| l.limit > 0) {
-        return Err(unsupported(
-            &at("hugepageLimits"),
-            format!("{}: huge pages are not supported yet", page.page_size),
-        ));
+    for (i, page) in r.hugepage_limits.iter().enumerate() {
+        let field = at(&format!("hugepageLimits[{i}].pageSize"));
+        let size = hugepages::size_of_name(&page.page_size)
+            .ok_or_else(|| wrong(&field, format!("{:?} is no size such as 2MB", page.page_size)))?;
+        limits.hugepages.get_or_insert_default().insert(size, page.limit);
     }
-    if let Some(name) = r.unified.keys().next() {
-        return Err(unsupported(&at("unified"), format!("{name}: cgroup files are not written by name yet")));
+    for (name, value) in &r.unified {
+        unified_controller(name).map_err(|e| wrong(&at("unified"), format!("{name:?} {e}")))?;
+        limits.unified.insert(name.clone(), value.clone());
     }
     Ok(())
+}
+
+/// CRI counts memory and swap together, as v1 does; what is left is for swap alone.
+fn swap(field: &str, both: i64, limits: &Limits) -> Result<u64, Status> {
+    match (u64::try_from(both), limits.memory_limit_bytes) {
+        (Err(_), _) if both == -1 => Ok(u64::MAX),
+        (Ok(both), Some(memory)) if both >= memory => Ok(both - memory),
+        (Ok(_), None) => Err(wrong(field, format!("{both}: needs memoryLimitInBytes, which it includes"))),
+        _ => Err(wrong(field, format!("{both}: must not be less than memoryLimitInBytes, which it includes; or -1"))),
+    }
+}
+
+/// Refuses what this host cannot enforce.
+pub(super) fn enforceable(at: &str, limits: &Limits) -> Result<(), Status> {
+    if !limits.special() {
+        return Ok(());
+    }
+    let host = Hierarchies::detect().map_err(|e| Status::internal(e.to_string()))?;
+    host.enforceable(limits).map_err(|(field, why)| {
+        let field = match field {
+            Field::CpuShares => "cpuShares",
+            Field::CpuQuota => "cpuQuota",
+            Field::Memory => "memoryLimitInBytes",
+            Field::Swap => "memorySwapLimitInBytes",
+            Field::Hugepages(_) => "hugepageLimits",
+            Field::Cpus => "cpusetCpus",
+            Field::Mems => "cpusetMems",
+            Field::Unified => "unified",
+            // A client has no fields for these.
+            Field::MemoryHigh | Field::MemoryMin | Field::Pids => return wrong(at, why),
+        };
+        wrong(&format!("{at}.{field}"), why)
+    })
 }
 
 /// The container that a client asks for, to be resolved against its image.
@@ -338,6 +379,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     let mut limits = Limits { memory_oom_group: true, every_hierarchy: true, ..Limits::default() };
     let resources = linux.resources.unwrap_or_default();
     merge("config.linux.resources", &resources, &mut limits)?;
+    enforceable("config.linux.resources", &limits)?;
     let oom = i32::try_from(resources.oom_score_adj).ok().filter(|n| (-1000..=1000).contains(n));
     let oom_score_adj = oom.ok_or_else(|| {
         wrong("config.linux.resources.oomScoreAdj", format!("{}: -1000 to 1000", resources.oom_score_adj))
@@ -562,9 +604,29 @@ mod tests {
     #[test]
     fn what_cannot_be_given_is_refused_by_its_field() {
         let mut limits = Limits::default();
-        let r = LinuxContainerResources { cpuset_cpus: "0".into(), ..Default::default() };
-        let e = merge("r", &r, &mut limits).unwrap_err();
-        assert_eq!(e.message, "r.cpusetCpus: \"0\": cpusets are not supported yet");
+        let page = |size: &str| vec![HugepageLimit { page_size: size.into(), limit: 1 << 21 }];
+        let unified = |name: &str| [(name.to_owned(), "1".to_owned())].into();
+        let d = LinuxContainerResources::default;
+        for (r, field) in [
+            (LinuxContainerResources { cpuset_cpus: "0-".into(), ..d() }, "r.cpusetCpus: "),
+            (LinuxContainerResources { cpuset_mems: "x".into(), ..d() }, "r.cpusetMems: "),
+            (LinuxContainerResources { hugepage_limits: page("2Mi"), ..d() }, "r.hugepageLimits[0].pageSize: "),
+            (LinuxContainerResources { unified: unified("../x"), ..d() }, "r.unified: "),
+            (LinuxContainerResources { unified: unified("cgroup.procs"), ..d() }, "r.unified: "),
+            (LinuxContainerResources { memory_swap_limit_in_bytes: 5, ..d() }, "r.memorySwapLimitInBytes: "),
+            (
+                LinuxContainerResources { memory_swap_limit_in_bytes: 5, memory_limit_in_bytes: 6, ..d() },
+                "r.memorySwapLimitInBytes: ",
+            ),
+            (LinuxContainerResources { memory_swap_limit_in_bytes: -2, ..d() }, "r.memorySwapLimitInBytes: "),
+            (LinuxContainerResources { cpu_shares: -1, ..d() }, "r.cpuShares: "),
+        ] {
+            let e = merge("r", &r, &mut Limits::default()).unwrap_err();
+            assert!(e.message.starts_with(field), "{field} {}", e.message);
+        }
+        let nowhere = Limits { cpuset_cpus: Some("60000".into()), ..Limits::default() };
+        let e = enforceable("r", &nowhere).unwrap_err();
+        assert!(e.message.starts_with("r.cpusetCpus: "), "{}", e.message);
         let r = LinuxContainerResources {
             memory_limit_in_bytes: 1 << 20,
             memory_swap_limit_in_bytes: 1 << 20,
@@ -572,7 +634,10 @@ mod tests {
             ..Default::default()
         };
         merge("r", &r, &mut limits).unwrap();
-        assert_eq!((limits.memory_limit_bytes, limits.cpu_quota_us), (Some(1 << 20), Some(-1)));
+        assert_eq!(
+            (limits.memory_limit_bytes, limits.cpu_quota_us, limits.swap_bytes),
+            (Some(1 << 20), Some(-1), Some(0))
+        );
     }
 
     #[test]

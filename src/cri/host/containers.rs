@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::config::{self, selected};
 use super::pods::nanos;
-use crate::cgroup::Limits;
+use crate::cgroup::{Limits, hugepages};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::image::Store;
@@ -44,6 +44,7 @@ pub(super) fn update(
     }
     let mut limits = record.limits.clone();
     config::merge("linux", &resources, &mut limits)?;
+    config::enforceable("linux", &limits)?;
     driven::update(roots, &request.container_id, limits)?;
     Ok(UpdateContainerResourcesResponse {})
 }
@@ -182,6 +183,19 @@ fn resources(limits: &Limits, oom_score_adj: i32) -> LinuxContainerResources {
         cpu_shares: number(limits.cpu_shares),
         memory_limit_in_bytes: number(limits.memory_limit_bytes),
         oom_score_adj: oom_score_adj.into(),
-        ..LinuxContainerResources::default()
+        cpuset_cpus: limits.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: limits.cpuset_mems.clone().unwrap_or_default(),
+        hugepage_limits: limits
+            .hugepages
+            .iter()
+            .flatten()
+            .map(|(size, limit)| HugepageLimit { page_size: hugepages::size_name(*size), limit: *limit })
+            .collect(),
+        unified: limits.unified.clone(),
+        // Together with memory, as CRI counts it; without a limit of memory there is nothing to add it to.
+        memory_swap_limit_in_bytes: match limits.swap_bytes {
+            Some(u64::MAX) => -1,
+            swap => number(limits.memory_limit_bytes.and_then(|memory| Some(memory.saturating_add(swap?)))),
+        },
     }
 }

@@ -77,7 +77,8 @@ fn check_amounts<'a>(
             continue;
         }
         if let Some(other) = page.and_then(|size| sizes.insert(size, name)) {
-            r.add(path.clone(), format!("is the same page size as {other}; name it once"));
+            r.add(path, format!("is the same page size as {other}; name it once"));
+            continue;
         }
         let whole = |q: &Quantity| page.is_none_or(|size| q.value().is_some_and(|n| n % size == 0));
         match quantity(&text.0) {

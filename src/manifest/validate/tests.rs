@@ -372,7 +372,7 @@ fn resources_are_checked() {
                 "spec.containers[0].resources.limits.hugepages-2Mi",
             ),
             ("limits: {cpu: 1Pi}", "spec.containers[0].resources.limits.cpu"),
-            ("limits: {memory: 1e400}", "spec.containers[0].resources.limits.memory"),
+            ("limits: {memory: '1e400'}", "spec.containers[0].resources.limits.memory"),
             ("limits: {memory: 1m}", "spec.containers[0].resources.limits.memory"),
             ("limits: {memory: -1Gi}", "spec.containers[0].resources.limits.memory"),
             ("limits: {memory: 1Mi}, requests: {memory: 2Mi}", "spec.containers[0].resources.requests.memory"),

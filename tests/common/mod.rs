@@ -57,6 +57,12 @@ pub fn scaled(duration: Duration) -> Duration {
     duration.mul_f64(scale.unwrap_or(1.0).max(1.0))
 }
 
+/// Says why a test cannot run here; whoever runs the suite counts these lines. The test returns.
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("skipped: {name}: {why}");
+}
+
 /// Calls `probe` until it answers, at most [`PATIENCE`] long; panics with `what` after that.
 pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     wait_for_within(PATIENCE, what, probe)

@@ -69,8 +69,9 @@ fn protect(mount: &Path, pods: &str) -> Result<(), Error> {
         write_if_there(&class.join("memory.min"), sum(children(&class)?)?)?;
     }
     let all = sum(children(&pods)?)?;
-    let above = pods.ancestors().take_while(|dir| *dir != mount);
-    above.into_iter().try_for_each(|dir| write_if_there(&dir.join("memory.min"), all))
+    // What is above the instance's own cgroup is not ours to promise.
+    let ours = [Some(pods.as_path()), pods.parent().filter(|dir| *dir != mount)];
+    ours.into_iter().flatten().try_for_each(|dir| write_if_there(&dir.join("memory.min"), all))
 }
 
 /// `None`: it has gone, or holds no number.

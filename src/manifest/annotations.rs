@@ -138,7 +138,10 @@ pub(super) fn errors(pod: &Pod) -> Vec<FieldError> {
     errors.extend(pod_extras(pod).err());
     for c in containers {
         match container_extras(pod, &c.name) {
-            Ok(extras) => errors.extend(beyond_limit(pod, c, &extras)),
+            Ok(extras) => {
+                errors.extend(beyond_limit(pod, c, &extras));
+                errors.extend(beyond_pod(pod, c, &extras));
+            }
             Err(e) => errors.push(e),
         }
     }
@@ -160,6 +163,26 @@ fn beyond_limit(pod: &Pod, c: &Container, extras: &Extras) -> Vec<FieldError> {
             message: format!("must not be more than the memory limit of container {}, {limit} bytes", c.name),
         })
         .collect()
+}
+
+/// A container can have only what its pod has.
+fn beyond_pod(pod: &Pod, c: &Container, extras: &Extras) -> Vec<FieldError> {
+    let Ok(whole) = pod_extras(pod) else { return Vec::new() };
+    let lists = [
+        ("cpuset-cpus", &extras.cpuset_cpus, &whole.cpuset_cpus),
+        ("cpuset-mems", &extras.cpuset_mems, &whole.cpuset_mems),
+    ];
+    let mut errors = Vec::new();
+    for (name, own, of_pod) in lists {
+        let (Some(own), Some(of_pod)) = (own, of_pod) else { continue };
+        if let (Ok(own), Ok(all)) = (cpu_list::parse(own), cpu_list::parse(of_pod))
+            && !own.is_subset(&all)
+        {
+            let message = format!("must be among those of the pod, {DOMAIN}{name}: {of_pod}");
+            errors.push(FieldError { path: path(pod, name, Some(&c.name)), message });
+        }
+    }
+    errors
 }
 
 fn list(text: &str) -> Result<String, String> {
@@ -247,5 +270,8 @@ mod tests {
             let want = format!("metadata.annotations[{key:?}]: ");
             assert!(errors.len() == 1 && errors[0].to_string().starts_with(&want), "{key}={value}: {errors:?}");
         }
+        let errors = errors(&pod("husk.dev/cpuset-cpus: '0-1', husk.dev/cpuset-cpus.c: '1-2'"));
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].path.contains("cpuset-cpus.c"), "{errors:?}");
     }
 }

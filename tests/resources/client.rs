@@ -63,6 +63,7 @@ fn what_the_host_cannot_do_is_refused_by_its_field() {
     for (resources, field) in [
         (json!({"cpusetCpus": "4000"}), "cpusetCpus"),
         (json!({"hugepageLimits": [{"pageSize": "12MB", "limit": "12582912"}]}), "hugepageLimits"),
+        (json!({"hugepageLimits": [{"pageSize": "2MB", "limit": "2097152"}]}), "hugepageLimits"),
         (json!({"unified": {"../memory.high": "1"}}), "unified"),
         (json!({"memorySwapLimitInBytes": "5"}), "memorySwapLimitInBytes"),
     ] {

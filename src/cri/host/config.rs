@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::cgroup::enforce::Field;
-use crate::cgroup::limits::unified_controller;
-use crate::cgroup::{CgroupDriver, Cgroupfs, Hierarchies, Limits, hugepages};
-use crate::cpu_list;
+use super::resources::{enforceable, merge, within_sandbox};
+use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::runtime::driven;
@@ -18,7 +16,7 @@ use crate::state::record::{
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
+pub(super) fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {what}"))
 }
 
@@ -256,81 +254,6 @@ fn profiles(
     Ok(())
 }
 
-/// Takes over what is set; 0 and the empty string are "not given" in CRI.
-pub(super) fn merge(at: &str, r: &LinuxContainerResources, limits: &mut Limits) -> Result<(), Status> {
-    let at = |field: &str| format!("{at}.{field}");
-    let positive =
-        |field: &str, n: i64| u64::try_from(n).map_err(|_| wrong(&at(field), format!("{n}: must not be negative")));
-    if r.cpu_period != 0 {
-        limits.cpu_period_us = positive("cpuPeriod", r.cpu_period)?;
-    }
-    if r.cpu_quota != 0 {
-        limits.cpu_quota_us = Some(r.cpu_quota);
-    }
-    if r.cpu_shares != 0 {
-        limits.cpu_shares = Some(positive("cpuShares", r.cpu_shares)?);
-    }
-    if r.memory_limit_in_bytes != 0 {
-        limits.memory_limit_bytes = Some(positive("memoryLimitInBytes", r.memory_limit_in_bytes)?);
-    }
-    if r.memory_swap_limit_in_bytes != 0 {
-        limits.swap_bytes = Some(swap(&at("memorySwapLimitInBytes"), r.memory_swap_limit_in_bytes, limits)?);
-    }
-    for (field, value, to) in [
-        ("cpusetCpus", &r.cpuset_cpus, &mut limits.cpuset_cpus),
-        ("cpusetMems", &r.cpuset_mems, &mut limits.cpuset_mems),
-    ] {
-        if !value.is_empty() {
-            cpu_list::parse(value).map_err(|e| wrong(&at(field), format!("{value:?} {e}")))?;
-            *to = Some(value.clone());
-        }
-    }
-    for (i, page) in r.hugepage_limits.iter().enumerate() {
-        let field = at(&format!("hugepageLimits[{i}].pageSize"));
-        let size = hugepages::size_of_name(&page.page_size)
-            .ok_or_else(|| wrong(&field, format!("{:?} is no size such as 2MB", page.page_size)))?;
-        limits.hugepages.get_or_insert_default().insert(size, page.limit);
-    }
-    for (name, value) in &r.unified {
-        unified_controller(name).map_err(|e| wrong(&at("unified"), format!("{name:?} {e}")))?;
-        limits.unified.insert(name.clone(), value.clone());
-    }
-    Ok(())
-}
-
-/// CRI counts memory and swap together, as v1 does; what is left is for swap alone.
-fn swap(field: &str, both: i64, limits: &Limits) -> Result<u64, Status> {
-    match (u64::try_from(both), limits.memory_limit_bytes) {
-        (Err(_), _) if both == -1 => Ok(u64::MAX),
-        (Ok(both), Some(memory)) if both >= memory => Ok(both - memory),
-        (Ok(_), None) => Err(wrong(field, format!("{both}: needs memoryLimitInBytes, which it includes"))),
-        _ => Err(wrong(field, format!("{both}: must not be less than memoryLimitInBytes, which it includes; or -1"))),
-    }
-}
-
-/// Refuses what this host cannot enforce.
-pub(super) fn enforceable(at: &str, limits: &Limits) -> Result<(), Status> {
-    if !limits.special() {
-        return Ok(());
-    }
-    let host = Hierarchies::detect().map_err(|e| Status::internal(e.to_string()))?;
-    host.enforceable(limits).map_err(|(field, why)| {
-        let field = match field {
-            Field::CpuShares => "cpuShares",
-            Field::CpuQuota => "cpuQuota",
-            Field::Memory => "memoryLimitInBytes",
-            Field::Swap => "memorySwapLimitInBytes",
-            Field::Hugepages(_) => "hugepageLimits",
-            Field::Cpus => "cpusetCpus",
-            Field::Mems => "cpusetMems",
-            Field::Unified => "unified",
-            // A client has no fields for these.
-            Field::MemoryHigh | Field::MemoryMin | Field::Pids => return wrong(at, why),
-        };
-        wrong(&format!("{at}.{field}"), why)
-    })
-}
-
 /// The container that a client asks for, to be resolved against its image.
 pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<Asked, Status> {
     let meta = config.metadata.ok_or_else(|| wrong("config.metadata", "must be there"))?;
@@ -380,6 +303,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     let resources = linux.resources.unwrap_or_default();
     merge("config.linux.resources", &resources, &mut limits)?;
     enforceable("config.linux.resources", &limits)?;
+    within_sandbox("config.linux.resources", sandbox, &limits)?;
     let oom = i32::try_from(resources.oom_score_adj).ok().filter(|n| (-1000..=1000).contains(n));
     let oom_score_adj = oom.ok_or_else(|| {
         wrong("config.linux.resources.oomScoreAdj", format!("{}: -1000 to 1000", resources.oom_score_adj))
@@ -599,45 +523,6 @@ mod tests {
         assert_eq!(stop_signal(0), Ok(None));
         assert_eq!(signal(libc::SIGTERM), Signal::Sigterm);
         assert_eq!(signal(0), Signal::RuntimeDefault);
-    }
-
-    #[test]
-    fn what_cannot_be_given_is_refused_by_its_field() {
-        let mut limits = Limits::default();
-        let page = |size: &str| vec![HugepageLimit { page_size: size.into(), limit: 1 << 21 }];
-        let unified = |name: &str| [(name.to_owned(), "1".to_owned())].into();
-        let d = LinuxContainerResources::default;
-        for (r, field) in [
-            (LinuxContainerResources { cpuset_cpus: "0-".into(), ..d() }, "r.cpusetCpus: "),
-            (LinuxContainerResources { cpuset_mems: "x".into(), ..d() }, "r.cpusetMems: "),
-            (LinuxContainerResources { hugepage_limits: page("2Mi"), ..d() }, "r.hugepageLimits[0].pageSize: "),
-            (LinuxContainerResources { unified: unified("../x"), ..d() }, "r.unified: "),
-            (LinuxContainerResources { unified: unified("cgroup.procs"), ..d() }, "r.unified: "),
-            (LinuxContainerResources { memory_swap_limit_in_bytes: 5, ..d() }, "r.memorySwapLimitInBytes: "),
-            (
-                LinuxContainerResources { memory_swap_limit_in_bytes: 5, memory_limit_in_bytes: 6, ..d() },
-                "r.memorySwapLimitInBytes: ",
-            ),
-            (LinuxContainerResources { memory_swap_limit_in_bytes: -2, ..d() }, "r.memorySwapLimitInBytes: "),
-            (LinuxContainerResources { cpu_shares: -1, ..d() }, "r.cpuShares: "),
-        ] {
-            let e = merge("r", &r, &mut Limits::default()).unwrap_err();
-            assert!(e.message.starts_with(field), "{field} {}", e.message);
-        }
-        let nowhere = Limits { cpuset_cpus: Some("60000".into()), ..Limits::default() };
-        let e = enforceable("r", &nowhere).unwrap_err();
-        assert!(e.message.starts_with("r.cpusetCpus: "), "{}", e.message);
-        let r = LinuxContainerResources {
-            memory_limit_in_bytes: 1 << 20,
-            memory_swap_limit_in_bytes: 1 << 20,
-            cpu_quota: -1,
-            ..Default::default()
-        };
-        merge("r", &r, &mut limits).unwrap();
-        assert_eq!(
-            (limits.memory_limit_bytes, limits.cpu_quota_us, limits.swap_bytes),
-            (Some(1 << 20), Some(-1), Some(0))
-        );
     }
 
     #[test]

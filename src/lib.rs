@@ -5,6 +5,7 @@
 pub mod cgroup;
 pub mod cli;
 pub mod control;
+pub mod cpu_list;
 pub mod cri;
 pub mod embedded;
 pub mod image;

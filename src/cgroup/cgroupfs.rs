@@ -2,7 +2,7 @@
 
 use super::hierarchies::{Hierarchies, V1, V2};
 use super::limits::{Limits, Setting};
-use super::{CgroupDriver, Error, Placement, devices};
+use super::{CgroupDriver, Error, Placement, classes, cpuset, devices, enforce, hugepages};
 use husk_oci::errno::Sys;
 use husk_oci::file;
 use husk_oci::sys;
@@ -18,7 +18,8 @@ use std::time::Duration;
 /// What we set or read: a cgroup of ours lives in the hierarchies that have one of these.
 const OURS: &[&str] = &["cpu", "cpuacct", "devices", "memory", "pids"];
 
-/// What is enabled on the way down a v2 tree. memory also without a limit, since its `memory.events` tells of OOM kills.
+/// What is enabled on the way down a v2 tree. memory also without a limit, since its `memory.events` tells of OOM kills. Others come with a
+/// limit that needs them: each costs memory in every cgroup that has it.
 const V2_OURS: &[&str] = &["cpu", "memory", "pids"];
 
 /// How often something is tried again that lost a race with another husk process which removes empty parents.
@@ -64,7 +65,7 @@ impl Cgroupfs {
         for mount in self.mounts() {
             let file = make_dir(mount, path, &mut made)?.join("cgroup.procs");
             if cpusets.contains(&mount) {
-                inherit_cpuset(mount, path)?;
+                cpuset::inherit(mount, path)?;
             }
             write_file(&file, "0").map_err(|e| Error::kernel("write 0 to", &file, &e))?;
         }
@@ -82,16 +83,16 @@ impl Cgroupfs {
         self.all.v2.iter().map(|h| h.mount.as_path()).chain(self.all.v1.iter().map(|h| h.mount.as_path()))
     }
 
-    fn create_v1(&self, h: &V1, path: &str, limits: &Limits, made: &mut Made) -> Result<(), Error> {
+    fn create_v1(&self, h: &V1, path: &str, limits: &Limits, sizes: &[u64], made: &mut Made) -> Result<(), Error> {
         let dir = make_dir(&h.mount, path, made)?;
         if h.has("cpuset") {
-            inherit_cpuset(&h.mount, path)?;
+            cpuset::inherit(&h.mount, path)?;
         }
         if let Some(rules) = limits.devices.as_ref().filter(|_| h.has("devices")) {
             devices::v1(&dir, rules, made.has(&dir))?;
         }
         for controller in &h.controllers {
-            let mut files = limits.v1_files(controller);
+            let mut files = limits.v1_files(controller, sizes);
             match write_all(&dir, &files) {
                 // Memory may never be above memory and swap together: a limit that is raised goes the other way round.
                 Err(e) if controller == "memory" && e.errno() == Some(Errno::EINVAL) => {
@@ -101,15 +102,19 @@ impl Cgroupfs {
                 other => other?,
             }
         }
-        Ok(())
+        match limits.memory_limit_bytes.filter(|_| h.has("memory")) {
+            Some(bytes) => enforce::memory_taken(&dir, "memory.limit_in_bytes", bytes),
+            None => Ok(()),
+        }
     }
 
-    fn create_v2(&self, h: &V2, path: &str, limits: &Limits, made: &mut Made) -> Result<(), Error> {
+    fn create_v2(&self, h: &V2, path: &str, limits: &Limits, sizes: &[u64], made: &mut Made) -> Result<(), Error> {
         let dir = make_dir(&h.mount, path, made)?;
         if let Some(rules) = limits.devices.as_ref().filter(|_| self.all.v1_with("devices").is_none()) {
             devices::v2(&dir, rules, made.has(&dir))?;
         }
-        let wanted: Vec<&'static str> = V2_OURS.iter().copied().filter(|c| self.all.v2_with(c).is_some()).collect();
+        let wanted = V2_OURS.iter().copied().chain(limits.v2_controllers(sizes));
+        let wanted: Vec<&'static str> = wanted.filter(|c| self.all.v2_with(c).is_some()).collect();
         if wanted.is_empty() {
             return Ok(());
         }
@@ -119,13 +124,19 @@ impl Cgroupfs {
             have = controllers_of(&dir)?;
         }
         for controller in wanted {
-            let files = limits.v2_files(controller);
+            let files = limits.v2_files(controller, sizes);
             if !files.is_empty() && !have.contains(controller) {
                 return Err(Error::MissingController { controller, path: path.to_owned() });
             }
             write_all(&dir, &files)?;
         }
-        Ok(())
+        if self.all.v2_with("cpuset").is_some() {
+            enforce::cpuset_taken(&dir, limits)?;
+        }
+        match limits.memory_limit_bytes.filter(|_| self.all.v2_with("memory").is_some()) {
+            Some(bytes) => enforce::memory_taken(&dir, "memory.max", bytes),
+            None => Ok(()),
+        }
     }
 
     /// The first hierarchy in which the cgroup exists, among those that all its processes are in.
@@ -147,17 +158,23 @@ impl CgroupDriver for Cgroupfs {
         if limits.devices.is_some() && self.all.v1_with("devices").is_none() && self.all.v2.is_none() {
             return Err(Error::NoDeviceControl { path: path.to_owned() });
         }
+        if limits.special() {
+            let why = |(_, why)| Error::Unenforceable { path: path.to_owned(), why };
+            self.all.enforceable(limits).map_err(why)?;
+        }
+        let counted = limits.hugepages.is_some() && self.all.offers("hugetlb");
+        let sizes = if counted { hugepages::host_sizes()? } else { &[] };
         let mut made = Made(Vec::new());
         // What `placement` insists on comes last, so that who finds that finds everything, also after a creator that was killed.
         for ours in [false, true] {
             for h in self.all.v1.iter().filter(|h| self.is_ours(h) == ours) {
-                if limits.every_hierarchy || ours {
-                    self.create_v1(h, path, limits, &mut made)?;
+                if limits.every_hierarchy || ours || limits.controllers().iter().any(|c| h.has(c)) {
+                    self.create_v1(h, path, limits, sizes, &mut made)?;
                 }
             }
         }
         if let Some(h) = &self.all.v2 {
-            self.create_v2(h, path, limits, &mut made)?;
+            self.create_v2(h, path, limits, sizes, &mut made)?;
         }
         made.commit();
         Ok(())
@@ -173,7 +190,7 @@ impl CgroupDriver for Cgroupfs {
             let file = h.mount.join(path).join("tasks");
             match OpenOptions::new().write(true).open(&file) {
                 Ok(fd) => place.tasks.push(fd.into()),
-                // Not made there: see `Limits::every_hierarchy`.
+                // Not made there: see `Limits::every_hierarchy`. Where it carries a limit it was made before those that are insisted on.
                 Err(e) if e.kind() == ErrorKind::NotFound && !self.is_ours(h) => {}
                 Err(e) => return Err(Error::kernel("open", &file, &e)),
             }
@@ -255,6 +272,10 @@ impl CgroupDriver for Cgroupfs {
     fn exists(&self, path: &str) -> Result<bool, Error> {
         check(path)?;
         Ok(self.mounts().any(|mount| mount.join(path).is_dir()))
+    }
+
+    fn settle(&self, pods: &str, memory: bool) -> Result<(), Error> {
+        classes::settle(&self.all, pods, memory)
     }
 
     fn children(&self, path: &str) -> Result<Vec<String>, Error> {
@@ -361,26 +382,6 @@ fn make_dir(mount: &Path, path: &str, made: &mut Made) -> Result<PathBuf, Error>
     Err(Error::kernel("make", &leaf, &e))
 }
 
-/// A new cpuset has neither CPUs nor memory nodes, and no task may enter it: it gets what its parent has, and so do parents that are as empty.
-fn inherit_cpuset(mount: &Path, path: &str) -> Result<(), Error> {
-    ["cpuset.cpus", "cpuset.mems"].into_iter().try_for_each(|name| filled(mount, Path::new(path), name).map(drop))
-}
-
-/// The value of `name` in `path`, which is filled from above first when it is empty.
-fn filled(mount: &Path, path: &Path, name: &str) -> Result<String, Error> {
-    let file = mount.join(path).join(name);
-    let own = file::read_text(&file, 256).map_err(|e| Error::kernel("read", &file, &e))?;
-    match path.parent() {
-        Some(parent) if own.trim().is_empty() => {
-            let value = filled(mount, parent, name)?;
-            write_setting(&file, value.trim())?;
-            Ok(value)
-        }
-        // The root of a hierarchy has everything.
-        _ => Ok(own),
-    }
-}
-
 /// Enables controllers in every parent of `path`, the root first. Writing what is enabled already is free and always allowed.
 fn enable(mount: &Path, path: &str, controllers: &[&str]) -> Result<(), Error> {
     let value: Vec<String> = controllers.iter().map(|c| format!("+{c}")).collect();
@@ -410,7 +411,7 @@ fn controllers_of(dir: &Path) -> Result<HashSet<String>, Error> {
 
 fn write_all(dir: &Path, settings: &[Setting]) -> Result<(), Error> {
     for Setting { file, value, optional } in settings {
-        let file = dir.join(file);
+        let file = dir.join(file.as_ref());
         match write_setting(&file, value) {
             Err(Error::Kernel { errno: Errno::ENOENT, .. }) if *optional => {}
             other => other?,
@@ -419,7 +420,7 @@ fn write_all(dir: &Path, settings: &[Setting]) -> Result<(), Error> {
     Ok(())
 }
 
-fn write_setting(file: &Path, value: &str) -> Result<(), Error> {
+pub(super) fn write_setting(file: &Path, value: &str) -> Result<(), Error> {
     write_file(file, value).map_err(|e| {
         let Sys(errno) = Sys::from(&e);
         let advice = match errno {
@@ -456,7 +457,7 @@ fn members(dir: &Path) -> Result<Vec<i32>, Error> {
     Ok(pids)
 }
 
-fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -573,7 +574,7 @@ fn is_busy(e: &std::io::Error) -> bool {
 }
 
 /// The cgroup was removed while we looked at it.
-fn is_gone(e: &std::io::Error) -> bool {
+pub(super) fn is_gone(e: &std::io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 

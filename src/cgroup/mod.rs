@@ -3,6 +3,8 @@
 //! * [`hierarchies`] finds out once what is mounted where.
 //! * [`limits`] turns Kubernetes quantities into the numbers that the kernel's files take.
 //! * [`devices`] says which devices may be opened.
+//! * [`enforce`] tells what this host cannot enforce, and [`hugepages`] which sizes it has.
+//! * [`classes`] keeps the weights of the cgroups above pods.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
 //! * [`systemd`] has the names of what systemd makes for a pod, [`dbus`] asks it to; inside, it is [`cgroupfs`] again.
 //!
@@ -14,9 +16,13 @@
 //! This room must not know pods, records or the OCI spec.
 
 pub mod cgroupfs;
+pub mod classes;
+mod cpuset;
 pub mod dbus;
 pub mod devices;
+pub mod enforce;
 pub mod hierarchies;
+pub mod hugepages;
 pub mod limits;
 pub mod systemd;
 pub mod usage;
@@ -68,6 +74,12 @@ pub trait CgroupDriver {
 
     /// Whether the cgroup is there, in whatever hierarchy.
     fn exists(&self, path: &str) -> Result<bool, Error>;
+    /// Brings the cgroups of the classes below `pods` up to date with the pods in them, see [`classes`]; with `memory` what is protected of their
+    /// memory, too. Where there is none, nothing is done.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; a cgroup that goes away meanwhile is none.
+    fn settle(&self, pods: &str, memory: bool) -> Result<(), Error>;
 
     /// The names of the cgroups right below `path`, in whatever hierarchy; none when it does not exist.
     fn children(&self, path: &str) -> Result<Vec<String>, Error>;
@@ -100,7 +112,7 @@ pub enum Error {
     },
     /// A limit was asked for that needs a controller the host does not offer there.
     MissingController {
-        /// `cpu`, `memory` or `pids`.
+        /// e.g. `memory`.
         controller: &'static str,
         /// The cgroup.
         path: String,
@@ -109,6 +121,22 @@ pub enum Error {
     NoDeviceControl {
         /// The cgroup.
         path: String,
+    },
+    /// A limit that this host cannot enforce.
+    Unenforceable {
+        /// The cgroup.
+        path: String,
+        /// Which limit, why, and what to do.
+        why: String,
+    },
+    /// The kernel took a value and made something else of it.
+    Unlike {
+        /// The file.
+        file: PathBuf,
+        /// What was asked for.
+        asked: String,
+        /// What stands there now.
+        got: String,
     },
     /// Processes were born faster than they could be killed.
     StillAlive {
@@ -171,6 +199,12 @@ impl std::fmt::Display for Error {
             Error::NoDeviceControl { path } => write!(
                 f,
                 "cgroup {path}: devices cannot be limited here; mount cgroup v2 or the v1 devices hierarchy, or say privileged: true"
+            ),
+            Error::Unenforceable { path, why } => write!(f, "cgroup {path}: {why}"),
+            Error::Unlike { file, asked, got } => write!(
+                f,
+                "write {asked} to {}: the kernel made {got:?} of it; a cgroup above may allow less, or another program writes there",
+                file.display()
             ),
             Error::StillAlive { path, processes } => {
                 write!(

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::out::{self, Out};
 use super::{Context, Error};
+use crate::cgroup::Hierarchies;
 use crate::image::Store;
 use crate::state::record::Owner;
 use crate::{manifest, runtime};
@@ -27,8 +28,9 @@ impl Run {
         if pods.len() > 1 {
             // What a manifest cannot tell by itself (images, the commands in them): seen for all before the first is made.
             let store = Store::open(&context.roots.root)?;
+            let host = Hierarchies::detect().map_err(|e| runtime::Error::Host { what: e.to_string() })?;
             for pod in &pods {
-                runtime::resolve::pod(&context.roots, context.cgroup_driver, &store, pod.clone(), Owner::Cli)?;
+                runtime::resolve::pod(&context.roots, context.cgroup_driver, &store, &host, pod.clone(), Owner::Cli)?;
             }
         }
         let mut out = Out::new();

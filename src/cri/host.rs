@@ -10,6 +10,7 @@ mod exec;
 mod images;
 mod pods;
 mod ready;
+mod resources;
 mod stats;
 
 use super::messages::*;

@@ -184,7 +184,7 @@ fn resource_value(
         let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         all.find(|c| c.name == name).ok_or_else(|| format!("containerName {name:?} is no container of this pod"))?
     };
-    let Resources { cpu_request_millis, cpu_limit_millis, memory_request_bytes, memory_limit_bytes } =
+    let Resources { cpu_request_millis, cpu_limit_millis, memory_request_bytes, memory_limit_bytes, .. } =
         resources(container).map_err(|e| e.to_string())?;
     // The node's own amount where there is no limit, and zero where there is no request: the kubelet's choice.
     let (amount, is_cpu) = match selector.resource.as_str() {

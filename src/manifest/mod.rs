@@ -2,9 +2,11 @@
 //!
 //! The order is [`parse()`], [`default()`], [`validate()`]; the rest may rely on a pod that went through all three.
 
+pub mod annotations;
 pub mod command;
 mod defaults;
 mod parse;
+mod qos;
 mod quantity;
 mod resources;
 mod selector;
@@ -14,8 +16,9 @@ mod volumes;
 pub use command::Node;
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
+pub use qos::{QosClass, limited_swap, memory_high, oom_score_adj, qos_class};
 pub use quantity::{Quantity, QuantityError, quantity};
-pub use resources::{QosClass, Resources, oom_score_adj, pod_resources, qos_class, resources};
+pub use resources::{Resources, effective_resources, hugepage_size, pod_resources, resources, total};
 pub use selector::{Selector, SelectorError, selector};
 pub use validate::{Errors, FieldError, validate};
 pub use volumes::{is_memory, memory_volume_bytes};

@@ -8,6 +8,7 @@ pub mod error;
 pub mod exe;
 pub mod images;
 pub mod keeper;
+pub mod limits;
 pub mod mounts;
 pub mod remove;
 pub mod resolve;

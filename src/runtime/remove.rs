@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Error, container, driven, scope};
+use super::{Error, container, driven, limits, scope};
 use crate::cgroup::{CgroupDriver, DriverKind, systemd};
 use crate::image::Store;
 use crate::state::record::PodRecord;
@@ -155,7 +155,11 @@ pub fn cgroups(driver: &dyn CgroupDriver, record: &PodRecord) -> Vec<Error> {
     match record.cgroup_driver {
         // What is above is systemd's, and in the scope there may be keeper and supervisor.
         DriverKind::Systemd => return cgroup(driver, &record.cgroup).err().into_iter().collect(),
-        DriverKind::Cgroupfs if !record.sandbox.foreign_cgroup => return with_parents(driver, &record.cgroup),
+        DriverKind::Cgroupfs if !record.sandbox.foreign_cgroup => {
+            let mut errors = with_parents(driver, &record.cgroup);
+            errors.extend(limits::settle(driver, record).err());
+            return errors;
+        }
         DriverKind::Cgroupfs => {}
     }
     let ids = record.containers.iter().map(|c| container::instance_id(record, c, 0));
@@ -260,6 +264,9 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     orphans(roots, &known, &mut report)?;
     orphaned_cgroups(roots, driver, &known, &mut report);
     orphaned_scopes(roots, driver, &known, &mut report)?;
+    if let Err(e) = driver.settle(&format!("{}/pods", roots.cgroup_parent()), true) {
+        report.failed.push(Error::Host { what: e.to_string() });
+    }
     if let Err(e) = roots.sweep_names() {
         report.failed.push(e.into());
     }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, VolumeMount};
 
-use super::{Error, spec};
-use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Limits, Permissions, systemd};
+use super::{Error, limits, spec};
+use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Hierarchies, Limits, Permissions, systemd};
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
@@ -26,7 +26,7 @@ pub fn memory_capacity_bytes() -> u64 {
     nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total())
 }
 
-/// Decides everything about a pod. The pod has its defaults, was validated, and has a uid.
+/// Decides everything about a pod for a host with these cgroup hierarchies. The pod has its defaults, was validated, and has a uid.
 ///
 /// # Errors
 /// A field that does not fit the image or the host; nothing was changed.
@@ -34,6 +34,7 @@ pub fn pod(
     roots: &Roots,
     cgroup_driver: DriverKind,
     store: &Store,
+    host: &Hierarchies,
     pod: Pod,
     owner: Owner,
 ) -> Result<PodRecord, Error> {
@@ -41,6 +42,7 @@ pub fn pod(
     let name = pod.metadata.name.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let of_field = |e: manifest::FieldError| Error::Image { field: format!("pod {name}: {}", e.path), what: e.message };
     let mut views = HashMap::new();
     let mut containers = Vec::new();
     let lists = [
@@ -49,10 +51,18 @@ pub fn pod(
     ];
     for (list, kind, all) in lists {
         for (index, c) in all.iter().enumerate() {
-            let field = format!("pod {name}: spec.{list}[{index}]");
-            containers.push(container(store, &pod, c, kind, &field, &mut views)?);
+            let at = format!("spec.{list}[{index}]");
+            let limits = limits::of_container(&pod, &spec, c, &at).map_err(of_field)?;
+            limits::check(host, &pod, &limits, Some((c, &at)))?;
+            let field = format!("pod {name}: {at}");
+            let made = container(store, &pod, c, kind, &field, &mut views)?;
+            let limits = Limits { devices: made.limits.devices.clone(), ..limits };
+            containers.push(ContainerRecord { limits, ..made });
         }
     }
+    let of_containers = containers.iter().map(|c| (c.name.as_str(), &c.limits)).collect();
+    let whole = limits::of_pod(&pod, &spec, &of_containers).map_err(of_field)?;
+    limits::check(host, &pod, &whole, None)?;
     let class = match manifest::qos_class(&spec) {
         manifest::QosClass::Guaranteed => "",
         manifest::QosClass::Burstable => "burstable",
@@ -75,16 +85,13 @@ pub fn pod(
         cgroup_driver,
         log_dir: roots.log_dir(&namespace, &name, &uid).to_string_lossy().into_owned(),
         id: uid,
-        sandbox: sandbox(&pod, &spec)?,
+        sandbox: sandbox(&pod, &spec, whole)?,
         pod,
         containers,
     })
 }
 
-/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
-const POD_PIDS: u64 = 8192;
-
-fn sandbox(pod: &Pod, spec: &PodSpec) -> Result<SandboxRecord, Error> {
+fn sandbox(pod: &Pod, spec: &PodSpec, limits: Limits) -> Result<SandboxRecord, Error> {
     let host = |e: manifest::FieldError| Error::Host { what: e.to_string() };
     let security = spec.security_context.as_ref();
     let sysctls = security.and_then(|s| s.sysctls.as_deref()).unwrap_or_default();
@@ -94,7 +101,6 @@ fn sandbox(pod: &Pod, spec: &PodSpec) -> Result<SandboxRecord, Error> {
         let size_bytes = if memory { manifest::memory_volume_bytes(v).map_err(host)? } else { None };
         volumes.push(VolumeRecord { name: v.name.clone(), memory, size_bytes });
     }
-    let resources = manifest::pod_resources(spec).map_err(host)?;
     Ok(SandboxRecord {
         hostname: hostname(pod),
         host_network: spec.host_network.unwrap_or(false),
@@ -102,21 +108,9 @@ fn sandbox(pod: &Pod, spec: &PodSpec) -> Result<SandboxRecord, Error> {
         host_pid: spec.host_pid.unwrap_or(false),
         sysctls: sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
         volumes,
-        limits: Limits { pids_max: Some(POD_PIDS), ..limits(resources) },
+        limits,
         ..SandboxRecord::default()
     })
-}
-
-/// Resources as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
-fn limits(r: manifest::Resources) -> Limits {
-    Limits {
-        cpu_shares: Some(crate::cgroup::limits::shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
-        cpu_quota_us: r.cpu_limit_millis.and_then(crate::cgroup::limits::quota_from_millis),
-        memory_limit_bytes: r.memory_limit_bytes,
-        memory_oom_group: true,
-        every_hierarchy: true,
-        ..Limits::default()
-    }
 }
 
 /// What every container may open, and what it asks for; a privileged one has no limit. A `hostPath` of a device asks for nothing, as with the
@@ -210,7 +204,6 @@ fn container(
     let privileged = security.privileged.unwrap_or(false);
     let unmasked = privileged || security.proc_mount.as_deref() == Some("Unmasked");
     let nothing = unmasked.then(Vec::new);
-    let resources = manifest::resources(c).map_err(field_error)?;
     Ok(ContainerRecord {
         name: c.name.clone(),
         kind,
@@ -236,7 +229,7 @@ fn container(
         readonly_root: security.read_only_root_filesystem.unwrap_or(false),
         masked_paths: nothing.clone(),
         readonly_paths: nothing,
-        limits: Limits { devices: device_rules(privileged, &[]), ..limits(resources) },
+        limits: Limits { devices: device_rules(privileged, &[]), ..Limits::default() },
         oom_score_adj: manifest::oom_score_adj(&of_pod, c, memory_capacity_bytes()),
         mounts,
         devices: Vec::new(),

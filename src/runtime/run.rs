@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use husk_oci::sys::process;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, container, keeper, remove, resolve, sandbox, scope};
+use super::{Error, container, keeper, limits, remove, resolve, sandbox, scope};
 use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits};
 use crate::control::{HELPED, Ready};
 use crate::image::Store;
@@ -46,8 +46,13 @@ pub fn run(roots: &Roots, cgroup_driver: DriverKind, mut pod: Pod, owner: Owner)
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
-    let record = resolve::pod(roots, cgroup_driver, &store, pod, owner)?;
-    run_record(roots, &record)
+    let driver = detect()?;
+    let record = resolve::pod(roots, cgroup_driver, &store, driver.hierarchies(), pod, owner)?;
+    run_with(roots, &driver, &record)
+}
+
+fn detect() -> Result<Cgroupfs, Error> {
+    Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })
 }
 
 /// Runs the sandbox that a record describes, as [`run`] does; a CRI client's begins without containers.
@@ -55,17 +60,20 @@ pub fn run(roots: &Roots, cgroup_driver: DriverKind, mut pod: Pod, owner: Owner)
 /// # Errors
 /// As [`run`].
 pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error> {
+    run_with(roots, &detect()?, record)
+}
+
+fn run_with(roots: &Roots, driver: &Cgroupfs, record: &PodRecord) -> Result<RunOutcome, Error> {
     let id = &record.id;
     // The client of a driven pod knows it by its id alone, and may have several of one name.
     let name = (!record.driven()).then(|| (record.namespace(), record.name()));
-    let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
     scope::check(record)?;
     roots.prepare()?;
     let deadline = Instant::now() + MAKING_PATIENCE;
     let mut tries = 0;
     while tries < TRIES {
         match roots.reserve(name, id)? {
-            Reserved::New(reservation) => return start(roots, &driver, record, reservation),
+            Reserved::New(reservation) => return start(roots, driver, record, reservation),
             Reserved::Same(entry) => return same(&entry, record),
             Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Reserved::Making => {
@@ -78,7 +86,7 @@ pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error
             }
             // Every start collects for its own name.
             Reserved::Dead { id } => {
-                remove::collect(roots, &driver, &id).map_err(first_of)?;
+                remove::collect(roots, driver, &id).map_err(first_of)?;
                 tries += 1;
             }
         }
@@ -110,7 +118,13 @@ fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Rese
         let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| {
             // keeper is in there by now, and nobody else is needed.
             drop(scope);
-            await_ready(&dir, ready)
+            // The supervisor has all that it needs and starts the containers meanwhile.
+            let settled = limits::settle(driver, record);
+            let mut warnings = await_ready(&dir, ready)?;
+            warnings.extend(
+                settled.err().map(|e| format!("weigh the pods of its class: {e}, continuing; husk gc tries again")),
+            );
+            Ok(warnings)
         });
         answer.inspect_err(|_| {
             // keeper is our child as long as we live: leave no zombie to whoever started us.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::resources::{enforceable, merge, within_sandbox};
 use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits, systemd};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::runtime::driven;
+use crate::runtime::limits::POD_PIDS;
 use crate::runtime::resolve::Asked;
 use crate::state::Roots;
 use crate::state::record::{
@@ -13,9 +15,6 @@ use crate::state::record::{
 };
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
-/// A fork bomb must not take the host down, unless the client has made a cgroup with a limit of its own.
-const POD_PIDS: u64 = 8192;
 
 pub(super) fn wrong(field: &str, what: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {what}"))
@@ -66,10 +65,17 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
     users(&format!("{at}.usernsOptions"), namespaces.userns_options.as_ref())?;
     let id = driven::sandbox_id(&meta.namespace, &meta.name, &meta.uid, meta.attempt);
     let Place { cgroup, cgroup_driver, foreign_cgroup } = place(roots, driver, &id, &linux.cgroup_parent)?;
-    let mut limits =
-        Limits { pids_max: Some(POD_PIDS), memory_oom_group: true, every_hierarchy: true, ..Limits::default() };
+    // Of a cgroup that the client has made nothing of this is written: its limits are the client's.
+    let mut limits = Limits {
+        pids_max: Some(POD_PIDS),
+        hugepages: Some(BTreeMap::new()),
+        memory_oom_group: true,
+        every_hierarchy: true,
+        ..Limits::default()
+    };
     if let Some(resources) = &linux.resources {
         merge("config.linux.resources", resources, &mut limits)?;
+        enforceable("config.linux.resources", &limits)?;
     }
     if let Some(overhead) = &linux.overhead
         && *overhead != LinuxContainerResources::default()
@@ -265,48 +271,6 @@ fn profiles(
     Ok(())
 }
 
-/// Takes over what is set; 0 and the empty string are "not given" in CRI.
-pub(super) fn merge(at: &str, r: &LinuxContainerResources, limits: &mut Limits) -> Result<(), Status> {
-    let at = |field: &str| format!("{at}.{field}");
-    let positive =
-        |field: &str, n: i64| u64::try_from(n).map_err(|_| wrong(&at(field), format!("{n}: must not be negative")));
-    if r.cpu_period != 0 {
-        limits.cpu_period_us = positive("cpuPeriod", r.cpu_period)?;
-    }
-    if r.cpu_quota != 0 {
-        limits.cpu_quota_us = Some(r.cpu_quota);
-    }
-    if r.cpu_shares != 0 {
-        limits.cpu_shares = Some(positive("cpuShares", r.cpu_shares)?);
-    }
-    if r.memory_limit_in_bytes != 0 {
-        limits.memory_limit_bytes = Some(positive("memoryLimitInBytes", r.memory_limit_in_bytes)?);
-    }
-    // Swap is closed to a cgroup with a memory limit: the sum of both is then the same number.
-    if r.memory_swap_limit_in_bytes != 0
-        && Some(r.memory_swap_limit_in_bytes) != limits.memory_limit_bytes.map(|n| n as i64)
-    {
-        let what =
-            format!("{}: swap is not given to containers; set it to the memory limit", r.memory_swap_limit_in_bytes);
-        return Err(unsupported(&at("memorySwapLimitInBytes"), what));
-    }
-    for (field, value) in [("cpusetCpus", &r.cpuset_cpus), ("cpusetMems", &r.cpuset_mems)] {
-        if !value.is_empty() {
-            return Err(unsupported(&at(field), format!("{value:?}: cpusets are not supported yet")));
-        }
-    }
-    if let Some(page) = r.hugepage_limits.iter().find(|l| l.limit > 0) {
-        return Err(unsupported(
-            &at("hugepageLimits"),
-            format!("{}: huge pages are not supported yet", page.page_size),
-        ));
-    }
-    if let Some(name) = r.unified.keys().next() {
-        return Err(unsupported(&at("unified"), format!("{name}: cgroup files are not written by name yet")));
-    }
-    Ok(())
-}
-
 /// The container that a client asks for, to be resolved against its image.
 pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<Asked, Status> {
     let meta = config.metadata.ok_or_else(|| wrong("config.metadata", "must be there"))?;
@@ -349,6 +313,8 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     let mut limits = Limits { memory_oom_group: true, every_hierarchy: true, ..Limits::default() };
     let resources = linux.resources.unwrap_or_default();
     merge("config.linux.resources", &resources, &mut limits)?;
+    enforceable("config.linux.resources", &limits)?;
+    within_sandbox("config.linux.resources", sandbox, &limits)?;
     let oom = i32::try_from(resources.oom_score_adj).ok().filter(|n| (-1000..=1000).contains(n));
     let oom_score_adj = oom.ok_or_else(|| {
         wrong("config.linux.resources.oomScoreAdj", format!("{}: -1000 to 1000", resources.oom_score_adj))
@@ -569,22 +535,6 @@ mod tests {
         assert_eq!(stop_signal(0), Ok(None));
         assert_eq!(signal(libc::SIGTERM), Signal::Sigterm);
         assert_eq!(signal(0), Signal::RuntimeDefault);
-    }
-
-    #[test]
-    fn what_cannot_be_given_is_refused_by_its_field() {
-        let mut limits = Limits::default();
-        let r = LinuxContainerResources { cpuset_cpus: "0".into(), ..Default::default() };
-        let e = merge("r", &r, &mut limits).unwrap_err();
-        assert_eq!(e.message, "r.cpusetCpus: \"0\": cpusets are not supported yet");
-        let r = LinuxContainerResources {
-            memory_limit_in_bytes: 1 << 20,
-            memory_swap_limit_in_bytes: 1 << 20,
-            cpu_quota: -1,
-            ..Default::default()
-        };
-        merge("r", &r, &mut limits).unwrap();
-        assert_eq!((limits.memory_limit_bytes, limits.cpu_quota_us), (Some(1 << 20), Some(-1)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::config::{self, selected};
 use super::pods::nanos;
-use crate::cgroup::Limits;
+use super::resources;
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::image::Store;
@@ -36,14 +36,16 @@ pub(super) fn update(
     if request.windows.is_some() {
         return Err(Status::unimplemented("windows: this host is linux"));
     }
-    let Some(resources) = request.linux else { return Ok(UpdateContainerResourcesResponse {}) };
+    let Some(asked) = request.linux else { return Ok(UpdateContainerResourcesResponse {}) };
     let (entry, index) = driven::find(roots, &request.container_id)?;
     let record = &entry.record.containers[index];
-    if resources.oom_score_adj != 0 && resources.oom_score_adj != i64::from(record.oom_score_adj) {
+    if asked.oom_score_adj != 0 && asked.oom_score_adj != i64::from(record.oom_score_adj) {
         return Err(Status::unimplemented("linux.oomScoreAdj: stays what it was at the container's start"));
     }
     let mut limits = record.limits.clone();
-    config::merge("linux", &resources, &mut limits)?;
+    resources::merge("linux", &asked, &mut limits)?;
+    resources::enforceable("linux", &limits)?;
+    resources::within_sandbox("linux", &entry.record, &limits)?;
     driven::update(roots, &request.container_id, limits)?;
     Ok(UpdateContainerResourcesResponse {})
 }
@@ -118,7 +120,7 @@ pub(super) fn status(entry: &PodEntry, index: usize) -> ContainerStatus {
         mounts: record.mounts.iter().map(mount).collect(),
         log_path: client.log_path.clone(),
         resources: Some(ContainerResources {
-            linux: Some(resources(&record.limits, record.oom_score_adj)),
+            linux: Some(resources::told(&record.limits, record.oom_score_adj)),
             windows: None,
         }),
         user: Some(ContainerUser {
@@ -171,17 +173,5 @@ fn mount(m: &MountRecord) -> Mount {
         recursive_read_only: m.access == Access::RecursiveReadOnly,
         propagation: propagation.into(),
         ..Mount::default()
-    }
-}
-
-fn resources(limits: &Limits, oom_score_adj: i32) -> LinuxContainerResources {
-    let number = |n: Option<u64>| n.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    LinuxContainerResources {
-        cpu_period: if limits.cpu_quota_us.is_some() { number(Some(limits.cpu_period_us)) } else { 0 },
-        cpu_quota: limits.cpu_quota_us.unwrap_or(0),
-        cpu_shares: number(limits.cpu_shares),
-        memory_limit_in_bytes: number(limits.memory_limit_bytes),
-        oom_score_adj: oom_score_adj.into(),
-        ..LinuxContainerResources::default()
     }
 }

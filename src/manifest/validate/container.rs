@@ -1,17 +1,9 @@
 //! One container.
 
 use super::super::command;
-use super::super::{Quantity, quantity};
-use super::{Report, any, names, security, volume};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, Pod, PodSpec, ResourceRequirements};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Below this no process gets as far as its first instruction: its page tables, stack and the kernel's own structures are charged to it.
-const MIN_MEMORY_BYTES: u64 = 512 << 10;
-
-/// The kernel's smallest quota is 1 ms; the period is 100 ms.
-const MIN_CPU_MILLIS: u64 = 10;
+use super::{Report, any, names, resources as amounts, security, volume};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, Pod, PodSpec};
+use std::collections::BTreeSet;
 
 pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volumes: &BTreeSet<&str>, r: &mut Report) {
     let Container {
@@ -89,7 +81,7 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     check_env(env.as_deref().unwrap_or_default(), path, c, pod, r);
     check_ports(ports.as_deref().unwrap_or_default(), path, spec.host_network == Some(true), r);
     if let Some(resources) = resources {
-        check_resources(resources, &at("resources"), r);
+        amounts::check(resources, &at("resources"), r);
     }
     if let Some(context) = security_context {
         security::check_container(context, path, r);
@@ -197,65 +189,4 @@ pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<(
             r.add(format!("{path}.ports[{i}].hostPort"), format!("duplicate: {number} is already taken in this pod"));
         }
     }
-}
-
-fn check_resources(resources: &ResourceRequirements, path: &str, r: &mut Report) {
-    let ResourceRequirements { claims, limits, requests } = resources;
-    r.refuse(format!("{path}.claims"), any(claims));
-    let limits = check_amounts(limits, &format!("{path}.limits"), r);
-    let requests = check_amounts(requests, &format!("{path}.requests"), r);
-    for (name, request) in &requests {
-        if let Some(limit) = limits.get(name)
-            && request > limit
-        {
-            r.add(
-                format!("{path}.requests.{name}"),
-                format!("must not be more than the limit, resources.limits.{name}"),
-            );
-        }
-    }
-    if let Some(millis) = limits.get("cpu").and_then(|q| q.millis()).filter(|n| *n > 0)
-        && millis < MIN_CPU_MILLIS
-    {
-        r.add(
-            format!("{path}.limits.cpu"),
-            format!("must be at least {MIN_CPU_MILLIS}m: the kernel's smallest quota is 1 ms in 100"),
-        );
-    }
-    if let Some(bytes) = limits.get("memory").and_then(|q| q.value()).filter(|n| *n > 0)
-        && bytes < MIN_MEMORY_BYTES
-    {
-        r.add(
-            format!("{path}.limits.memory"),
-            format!("must be at least {}Ki: with less nothing can start", MIN_MEMORY_BYTES >> 10),
-        );
-    }
-}
-
-/// The amounts that can be read.
-fn check_amounts<'a>(
-    list: &'a Option<BTreeMap<String, Text>>,
-    path: &str,
-    r: &mut Report,
-) -> BTreeMap<&'a str, Quantity> {
-    let mut amounts = BTreeMap::new();
-    for (name, text) in list.iter().flatten() {
-        if !matches!(name.as_str(), "cpu" | "memory") {
-            r.add(format!("{path}.{}", name.escape_debug()), "not supported yet; only cpu and memory are");
-            continue;
-        }
-        let path = format!("{path}.{name}");
-        match quantity(&text.0) {
-            Err(e) => r.add(path, format!("{:?} is {e}", text.0)),
-            Ok(q) if q.is_negative() => r.add(path, format!("{:?} must not be negative", text.0)),
-            Ok(q) if name == "cpu" && q.millis().is_none() => r.add(path, format!("{:?} is too large", text.0)),
-            Ok(q) if name == "memory" && !q.is_whole() => {
-                r.add(path, format!("{:?} is not a whole number of bytes; did you mean M or Mi instead of m?", text.0));
-            }
-            Ok(q) => {
-                amounts.insert(name.as_str(), q);
-            }
-        }
-    }
-    amounts
 }

@@ -7,6 +7,7 @@ mod container;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;
+mod resources;
 mod security;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ impl std::error::Error for Errors {}
 pub fn validate(pod: &Pod) -> Result<(), Errors> {
     let mut report = Report::default();
     metadata::check(&pod.metadata, &mut report);
+    resources::check_annotations(pod, &mut report);
     match &pod.spec {
         Some(spec) => pod_spec::check(pod, spec, &mut report),
         None => report.add("spec", "required"),

@@ -1,11 +1,19 @@
 //! `spec`, without its containers and volumes.
 
-use super::{Report, any, container, names, security, volume};
+use super::{Report, any, container, names, resources as amounts, security, volume};
 use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, PodOS, PodSpec};
 use std::collections::BTreeSet;
 
 /// From here on a priority is a system component's, which changes how the kubelet protects it from the OOM killer.
 const SYSTEM_PRIORITY: i32 = 2_000_000_000;
+
+/// The classes that every cluster has, with their priorities.
+const SYSTEM_CLASSES: &[(&str, i32)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+fn system_classes() -> String {
+    SYSTEM_CLASSES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" and ")
+}
 
 pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     let PodSpec {
@@ -64,7 +72,6 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     r.refuse(at("overhead"), any(overhead));
     r.refuse(at("readinessGates"), any(readiness_gates));
     r.refuse(at("resourceClaims"), any(resource_claims));
-    r.refuse(at("resources"), resources.is_some());
     r.refuse(at("runtimeClassName"), runtime_class_name.is_some());
     r.refuse(at("schedulingGates"), any(scheduling_gates));
     r.refuse(at("setHostnameAsFQDN"), *set_hostname_as_fqdn == Some(true));
@@ -102,14 +109,26 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     {
         r.add(at("terminationGracePeriodSeconds"), format!("{seconds} must not be negative"));
     }
-    if priority.is_some_and(|p| p >= SYSTEM_PRIORITY) {
-        r.add(at("priority"), format!("must be below {SYSTEM_PRIORITY}; system priorities are not supported yet"));
-    }
     if let Some(class) = priority_class_name.as_deref().filter(|c| !c.is_empty()) {
         r.name(at("priorityClassName"), class, names::dns_subdomain);
-        if class.starts_with("system-") {
-            r.add(at("priorityClassName"), format!("{class:?}: system priorities are not supported yet; remove it"));
+        let known = SYSTEM_CLASSES.iter().find(|(name, _)| *name == class).map(|(_, value)| *value);
+        match (known, priority) {
+            (None, _) if class.starts_with("system-") => {
+                r.add(at("priorityClassName"), format!("{class:?} is no system class; there are {}", system_classes()));
+            }
+            (Some(value), Some(given)) if *given != value => {
+                r.add(at("priority"), format!("must be {value}, that of {class}, or be left out"));
+            }
+            _ => {}
         }
+    }
+    let system = priority_class_name.as_deref().is_some_and(|c| c.starts_with("system-"));
+    if !system && priority.is_some_and(|p| p >= SYSTEM_PRIORITY) {
+        let message = format!(
+            "must be below {SYSTEM_PRIORITY} without one of the system's priorityClassName: {}",
+            system_classes()
+        );
+        r.add(at("priority"), message);
     }
     for (field, name) in
         [("nodeName", node_name), ("serviceAccountName", service_account_name), ("serviceAccount", service_account)]
@@ -126,6 +145,9 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     let host = security::Host { ipc: *host_ipc == Some(true), network: *host_network == Some(true) };
     if let Some(context) = security_context {
         security::check_pod(context, host, r);
+    }
+    if let Some(own) = resources {
+        amounts::check_pod(spec, own, r);
     }
     let volumes = volume::check(volumes.as_deref().unwrap_or_default(), r);
 

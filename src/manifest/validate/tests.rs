@@ -132,10 +132,10 @@ fn pod_fields_that_are_not_supported_are_refused_by_path() {
             ("os: {name: windows}", "spec.os.name"),
             ("overhead: {cpu: 1m}", "spec.overhead"),
             ("priority: 2000000000", "spec.priority"),
-            ("priorityClassName: system-node-critical", "spec.priorityClassName"),
+            ("priorityClassName: system-other", "spec.priorityClassName"),
+            ("priorityClassName: system-node-critical, priority: 2000000000", "spec.priority"),
             ("readinessGates: [{conditionType: x}]", "spec.readinessGates"),
             ("resourceClaims: [{name: x}]", "spec.resourceClaims"),
-            ("resources: {limits: {cpu: 1}}", "spec.resources"),
             ("runtimeClassName: kata", "spec.runtimeClassName"),
             ("schedulingGates: [{name: x}]", "spec.schedulingGates"),
             ("setHostnameAsFQDN: true", "spec.setHostnameAsFQDN"),
@@ -160,6 +160,8 @@ fn pod_fields_of_a_scheduler_are_accepted() {
             "shareProcessNamespace: true, hostname: web, hostUsers: true, os: {name: linux}",
             "affinity: {nodeAffinity: {}}, nodeSelector: {a: b}, tolerations: [{operator: Exists}], schedulerName: x, nodeName: here, priority: 5, preemptionPolicy: Never",
             "automountServiceAccountToken: false, serviceAccountName: a, enableServiceLinks: false, imagePullSecrets: [{name: s}], topologySpreadConstraints: []",
+            "priorityClassName: system-node-critical, priority: 2000001000",
+            "priorityClassName: system-cluster-critical",
             "terminationGracePeriodSeconds: 0, restartPolicy: OnFailure, dnsPolicy: Default, initContainers: [], ephemeralContainers: []",
         ],
     );
@@ -354,6 +356,26 @@ fn resources_are_checked() {
             ("requests: {cpu: 1x}", "spec.containers[0].resources.requests.cpu"),
             ("requests: {cpu: 8000000000G}", "spec.containers[0].resources.requests.cpu"),
             ("requests: {ephemeral-storage: 1}", "spec.containers[0].resources.requests.ephemeral-storage"),
+            ("limits: {nvidia.com/gpu: 1, cpu: 1}", "spec.containers[0].resources.limits.nvidia.com/gpu"),
+            ("limits: {gpu: 1}", "spec.containers[0].resources.limits.gpu"),
+            ("limits: {hugepages-: 1, cpu: 1}", "spec.containers[0].resources.limits.hugepages-"),
+            ("limits: {hugepages-2Mi: 3Mi, cpu: 1}", "spec.containers[0].resources.limits.hugepages-2Mi"),
+            ("limits: {hugepages-2Mi: -2Mi, cpu: 1}", "spec.containers[0].resources.limits.hugepages-2Mi"),
+            ("limits: {hugepages-2Mi: 2Mi}", "spec.containers[0].resources"),
+            ("requests: {hugepages-2Mi: 2Mi, cpu: 1}", "spec.containers[0].resources.requests.hugepages-2Mi"),
+            (
+                "requests: {hugepages-2Mi: 2Mi, cpu: 1}, limits: {hugepages-2Mi: 4Mi}",
+                "spec.containers[0].resources.requests.hugepages-2Mi",
+            ),
+            (
+                "limits: {hugepages-2Mi: 2Mi, hugepages-2048Ki: 2Mi, cpu: 1}",
+                "spec.containers[0].resources.limits.hugepages-2Mi",
+            ),
+            ("limits: {cpu: 1Pi}", "spec.containers[0].resources.limits.cpu"),
+            ("limits: {memory: '1e400'}", "spec.containers[0].resources.limits.memory"),
+            ("limits: {memory: 1m}", "spec.containers[0].resources.limits.memory"),
+            ("limits: {memory: -1Gi}", "spec.containers[0].resources.limits.memory"),
+            ("limits: {memory: 1Mi}, requests: {memory: 2Mi}", "spec.containers[0].resources.requests.memory"),
             ("claims: [{name: x}]", "spec.containers[0].resources.claims"),
         ],
     );
@@ -364,6 +386,44 @@ fn resources_are_checked() {
             "limits: {cpu: 0.5, memory: 64Mi}, requests: {cpu: 1m}",
             "limits: {cpu: 10m, memory: 512Ki}",
             "requests: {memory: 1}",
+            "limits: {hugepages-2Mi: 4Mi, hugepages-1Gi: 1Gi, memory: 64Mi}",
+        ],
+    );
+}
+
+#[test]
+fn resources_of_the_whole_pod_are_checked() {
+    let with = |pod: &str| {
+        check(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: demo}}, spec: {{resources: {{{pod}}}, containers: [\
+             {{name: a, image: x, resources: {{requests: {{cpu: 1, memory: 64Mi}}, limits: {{cpu: 2, memory: 128Mi, hugepages-2Mi: 2Mi}}}}}}, \
+             {{name: b, image: x, resources: {{requests: {{cpu: 1}}}}}}]}}}}"
+        ))
+    };
+    refused(
+        with,
+        &[
+            ("requests: {cpu: 1500m}", "spec.resources.requests.cpu"),
+            ("requests: {memory: 1Mi}", "spec.resources.requests.memory"),
+            ("limits: {cpu: 1500m}, requests: {cpu: 1500m}, claims: [{name: x}]", "spec.resources.claims"),
+            ("limits: {memory: 100Mi}", "spec.containers[0].resources.limits.memory"),
+            ("limits: {memory: 200Mi}, requests: {memory: 300Mi}", "spec.resources.requests.memory"),
+            ("limits: {ephemeral-storage: 1Gi}", "spec.resources.limits.ephemeral-storage"),
+            ("limits: {hugepages-2Mi: 2Mi}", "spec.resources"),
+            (
+                "limits: {hugepages-2Mi: 0, cpu: 4}, requests: {hugepages-2Mi: 2Mi}",
+                "spec.resources.requests.hugepages-2Mi",
+            ),
+            ("limits: {cpu: -1}", "spec.resources.limits.cpu"),
+        ],
+    );
+    accepted(
+        with,
+        &[
+            "",
+            "limits: {cpu: 2, memory: 128Mi}",
+            "requests: {cpu: 2, memory: 64Mi}",
+            "limits: {memory: 1Gi, hugepages-2Mi: 4Mi}",
         ],
     );
 }

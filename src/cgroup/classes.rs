@@ -1,0 +1,188 @@
+//! The cgroups above the pods, one for each class of pods: `<pods>/burstable`, `<pods>/besteffort`; guaranteed pods are right below `<pods>`.
+//!
+//! Their weights are the kubelet's: BestEffort together weigh the least possible, Burstable together what they request. There is nobody who watches, so
+//! whoever makes, removes or resizes a pod adds up anew, from what the kernel says of each pod. Two who do so at the same moment may write
+//! an old sum last; the next change heals that, and `husk gc`. On v2 a sum is as exact as weights are: each is turned back into
+//! the most shares that it may stand for, so the sum is at most a few hundredths too large.
+
+use super::cgroupfs::{check, children, is_gone, write_setting};
+use super::limits::{shares_from_weight, weight_from_shares};
+use super::{Error, Hierarchies};
+use husk_oci::file;
+use std::path::{Path, PathBuf};
+
+/// Shares of all BestEffort pods together.
+const LEAST_SHARES: u64 = 2;
+
+/// The classes that have a cgroup.
+const BURSTABLE: &str = "burstable";
+const BEST_EFFORT: &str = "besteffort";
+
+pub(super) fn settle(all: &Hierarchies, pods: &str, memory: bool) -> Result<(), Error> {
+    check(pods)?;
+    let place = all.v1_with("cpu").map(|h| (&h.mount, Shares { file: "cpu.shares", v2: false }));
+    let place = place.or_else(|| all.v2_with("cpu").map(|h| (&h.mount, Shares { file: "cpu.weight", v2: true })));
+    if let Some((mount, shares)) = place {
+        let pods = mount.join(pods);
+        shares.write(&pods.join(BEST_EFFORT), LEAST_SHARES)?;
+        let burstable = pods.join(BURSTABLE);
+        let mut sum = 0u64;
+        for pod in children(&burstable)? {
+            sum = sum.saturating_add(shares.read(&pod)?.unwrap_or(0));
+        }
+        if sum > 0 {
+            shares.write(&burstable, sum.min(262_144))?;
+        }
+    }
+    match all.v2_with("memory") {
+        Some(h) if memory => protect(&h.mount, pods),
+        _ => Ok(()),
+    }
+}
+
+struct Shares {
+    file: &'static str,
+    v2: bool,
+}
+
+impl Shares {
+    fn read(&self, dir: &Path) -> Result<Option<u64>, Error> {
+        let number = read_number(&dir.join(self.file))?;
+        Ok(number.map(|n| if self.v2 { shares_from_weight(n) } else { n }))
+    }
+
+    fn write(&self, dir: &Path, shares: u64) -> Result<(), Error> {
+        let value = if self.v2 { weight_from_shares(shares) } else { shares };
+        write_if_there(&dir.join(self.file), value)
+    }
+}
+
+/// What is protected below is protected only as far as the cgroups above are: each gets the sum of what is below.
+fn protect(mount: &Path, pods: &str) -> Result<(), Error> {
+    let sum = |dirs: Vec<PathBuf>| {
+        dirs.iter().try_fold(0u64, |sum, dir| {
+            Ok::<u64, Error>(sum.saturating_add(read_number(&dir.join("memory.min"))?.unwrap_or(0)))
+        })
+    };
+    let pods = mount.join(pods);
+    for class in [BURSTABLE, BEST_EFFORT].map(|class| pods.join(class)) {
+        write_if_there(&class.join("memory.min"), sum(children(&class)?)?)?;
+    }
+    let all = sum(children(&pods)?)?;
+    // What is above the instance's own cgroup is not ours to promise.
+    let ours = [Some(pods.as_path()), pods.parent().filter(|dir| *dir != mount)];
+    ours.into_iter().flatten().try_for_each(|dir| write_if_there(&dir.join("memory.min"), all))
+}
+
+/// `None`: it has gone, or holds no number.
+fn read_number(file: &Path) -> Result<Option<u64>, Error> {
+    match file::read_text(file, 64) {
+        Ok(text) => Ok(text.trim().parse().ok()),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(Error::kernel("read", file, &e)),
+    }
+}
+
+fn write_if_there(file: &Path, value: u64) -> Result<(), Error> {
+    match write_setting(file, &value.to_string()) {
+        Err(e) if matches!(e.errno(), Some(nix::errno::Errno::ENOENT | nix::errno::Errno::ENODEV)) => Ok(()),
+        other => other,
+    }
+}
+
+/// The cgroup of all pods above a pod's, and whether its class has a weight of its own: `husk/pods` for `husk/pods/burstable/pod1`.
+pub fn above(pod: &str) -> Option<(&str, bool)> {
+    let (above, _) = pod.rsplit_once('/')?;
+    match above.rsplit_once('/') {
+        Some((pods, BURSTABLE | BEST_EFFORT)) => Some((pods, true)),
+        _ => Some((above, false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::hierarchies::{V1, V2};
+    use crate::cgroup::{CgroupDriver, Cgroupfs};
+    use std::fs;
+
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, files: &[(&str, &str)]) -> Tree {
+            let top = std::env::temp_dir().join(format!("husk-classes-{name}-{}", std::process::id()));
+            for (file, content) in files {
+                let path = top.join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            Tree(top)
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.0.join(file)).unwrap()
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn burstable_pods_together_weigh_what_they_request() {
+        let tree = Tree::new(
+            "v1",
+            &[
+                ("h/pods/besteffort/cpu.shares", "1024"),
+                ("h/pods/burstable/cpu.shares", "1024"),
+                ("h/pods/burstable/pod1/cpu.shares", "512\n"),
+                ("h/pods/burstable/pod2/cpu.shares", "100\n"),
+                ("h/pods/burstable/pod3/other", ""),
+                ("h/pods/pod4/cpu.shares", "7"),
+            ],
+        );
+        let v1 = vec![V1 { mount: tree.0.clone(), controllers: vec!["cpu".into()] }];
+        let driver = Cgroupfs::new(Hierarchies { v1, v2: None });
+        driver.settle("h/pods", true).unwrap();
+        assert_eq!(tree.read("h/pods/burstable/cpu.shares"), "6124", "612 over 1024 in a plain file");
+        // A plain file keeps its tail where the kernel's would not.
+        assert!(tree.read("h/pods/besteffort/cpu.shares").starts_with('2'));
+        driver.settle("none/pods", true).unwrap();
+    }
+
+    #[test]
+    fn on_v2_weights_are_added_as_shares_and_memory_is_protected_all_the_way() {
+        let tree = Tree::new(
+            "v2",
+            &[
+                ("h/memory.min", ""),
+                ("h/pods/memory.min", ""),
+                ("h/pods/burstable/cpu.weight", ""),
+                ("h/pods/burstable/memory.min", ""),
+                ("h/pods/burstable/pod1/cpu.weight", "100\n"),
+                ("h/pods/burstable/pod1/memory.min", "4096\n"),
+                ("h/pods/burstable/pod2/cpu.weight", "100\n"),
+                ("h/pods/burstable/pod2/memory.min", "0\n"),
+                ("h/pods/pod3/memory.min", "8192\n"),
+            ],
+        );
+        let controllers = vec!["cpu".into(), "memory".into()];
+        let driver = Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: tree.0.clone(), controllers }) });
+        driver.settle("h/pods", false).unwrap();
+        assert_eq!(tree.read("h/pods/burstable/cpu.weight"), weight_from_shares(2048).to_string());
+        assert_eq!(tree.read("h/memory.min"), "");
+        driver.settle("h/pods", true).unwrap();
+        assert_eq!(tree.read("h/pods/burstable/memory.min"), "4096");
+        assert_eq!((tree.read("h/pods/memory.min"), tree.read("h/memory.min")), ("12288".into(), "12288".into()));
+    }
+
+    #[test]
+    fn a_pods_class_is_seen_in_its_path() {
+        assert_eq!(above("husk/pods/burstable/pod1"), Some(("husk/pods", true)));
+        assert_eq!(above("husk/pods/besteffort/pod1"), Some(("husk/pods", true)));
+        assert_eq!(above("husk/pods/pod1"), Some(("husk/pods", false)));
+        assert_eq!(above("pod1"), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! From amounts and annotations of a manifest to the limits of its cgroups, and whether this host can enforce them.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use super::{Error, resolve};
+use crate::cgroup::enforce::Field;
+use crate::cgroup::limits::{quota_from_millis, shares_from_millis};
+use crate::cgroup::{CgroupDriver, DriverKind, Hierarchies, Limits, classes};
+use crate::manifest::annotations::{self, Swap};
+use crate::manifest::{self, FieldError, Resources};
+use crate::state::record::PodRecord;
+
+/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
+pub const POD_PIDS: u64 = 8192;
+
+/// Amounts as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
+fn limits(r: &Resources) -> Limits {
+    Limits {
+        cpu_shares: Some(shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
+        cpu_quota_us: r.cpu_limit_millis.and_then(quota_from_millis),
+        memory_limit_bytes: r.memory_limit_bytes,
+        memory_oom_group: true,
+        every_hierarchy: true,
+        ..Limits::default()
+    }
+}
+
+/// Limits of a container's cgroup; `at` is its place in the manifest, `spec.containers[0]`.
+///
+/// # Errors
+/// A field by its whole path.
+pub fn of_container(pod: &Pod, spec: &PodSpec, c: &Container, at: &str) -> Result<Limits, FieldError> {
+    let below = |e: FieldError| FieldError { path: format!("{at}.{}", e.path), ..e };
+    let own = manifest::resources(c).map_err(below)?;
+    let extras = annotations::container_extras(pod, &c.name)?;
+    let host = resolve::memory_capacity_bytes;
+    let qos = |amount: Option<u64>| amount.filter(|_| extras.memory_qos);
+    Ok(Limits {
+        pids_max: extras.pids_max,
+        cpuset_cpus: extras.cpuset_cpus,
+        cpuset_mems: extras.cpuset_mems,
+        memory_min_bytes: extras.memory_min_bytes.or(qos(own.memory_request_bytes)),
+        memory_high_bytes: extras
+            .memory_high_bytes
+            .or_else(|| extras.memory_qos.then(|| manifest::memory_high(&own, host())).flatten()),
+        swap_bytes: extras.swap.map(|swap| match swap {
+            Swap::Bytes(bytes) => bytes,
+            Swap::Limited => manifest::limited_swap(spec, c, host(), swap_capacity_bytes()),
+        }),
+        // Where the pod has none, its own cgroup keeps them closed for all of it.
+        hugepages: has_hugepages(spec).then_some(own.hugepages),
+        ..limits(&manifest::effective_resources(spec, c).map_err(below)?)
+    })
+}
+
+fn swap_capacity_bytes() -> u64 {
+    let unit = |info: nix::sys::sysinfo::SysInfo| info.swap_total();
+    nix::sys::sysinfo::sysinfo().map_or(0, unit)
+}
+
+fn has_hugepages(spec: &PodSpec) -> bool {
+    let lists = [spec.resources.as_ref()]
+        .into_iter()
+        .chain(spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| c.resources.as_ref()));
+    lists.flatten().flat_map(|r| r.limits.iter().flatten()).any(|(name, _)| manifest::hugepage_size(name).is_some())
+}
+
+/// Limits of the pod's cgroup, with those of its containers by name.
+///
+/// # Errors
+/// A field by its whole path.
+pub fn of_pod(pod: &Pod, spec: &PodSpec, containers: &HashMap<&str, &Limits>) -> Result<Limits, FieldError> {
+    let r = manifest::pod_resources(spec)?;
+    let extras = annotations::pod_extras(pod)?;
+    let sum = |of: fn(&Limits) -> Option<u64>| {
+        let of_container = |c: &Container| containers.get(c.name.as_str()).and_then(|l| of(l)).unwrap_or(0);
+        Some(manifest::total(spec, of_container)).filter(|n| *n > 0)
+    };
+    let limits = limits(&r);
+    Ok(Limits {
+        pids_max: Some(extras.pids_max.unwrap_or(POD_PIDS)),
+        cpuset_cpus: extras.cpuset_cpus,
+        cpuset_mems: extras.cpuset_mems,
+        memory_min_bytes: sum(|l| l.memory_min_bytes),
+        swap_bytes: limits.memory_limit_bytes.and_then(|_| sum(|l| l.swap_bytes)),
+        hugepages: Some(r.hugepages),
+        ..limits
+    })
+}
+
+/// Refuses what this host cannot enforce, by the field that asks for it. `container` and its place, or the pod as a whole.
+///
+/// # Errors
+/// As [`Error::Image`], the field's whole path and why.
+pub fn check(
+    all: &Hierarchies,
+    pod: &Pod,
+    limits: &Limits,
+    container: Option<(&Container, &str)>,
+) -> Result<(), Error> {
+    let Err((field, what)) = all.enforceable(limits) else { return Ok(()) };
+    let name = container.map(|(c, _)| c.name.as_str());
+    let asked = container
+        .map_or_else(|| pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()), |(c, _)| c.resources.as_ref());
+    let at = container.map_or("spec", |(_, at)| at);
+    let annotation = |what: &str| annotations::path(pod, what, name);
+    let extras = name.map(|name| annotations::container_extras(pod, name).unwrap_or_default()).unwrap_or_default();
+    let path = match field {
+        Field::CpuShares => format!("{at}.resources.requests.cpu"),
+        Field::CpuQuota => format!("{at}.resources.limits.cpu"),
+        Field::Memory => format!("{at}.resources.limits.memory"),
+        Field::Hugepages(size) => {
+            let named = asked.and_then(|r| r.limits.as_ref()).into_iter().flatten();
+            let written = named.map(|(n, _)| n.as_str()).find(|n| manifest::hugepage_size(n) == Some(size));
+            format!("{at}.resources.limits.{}", written.unwrap_or("hugepages"))
+        }
+        Field::Swap => annotation("swap"),
+        Field::MemoryHigh if extras.memory_high_bytes.is_none() => annotation("memory-qos"),
+        Field::MemoryHigh => annotation("memory-high"),
+        Field::MemoryMin if extras.memory_min_bytes.is_none() => annotation("memory-qos"),
+        Field::MemoryMin => annotation("memory-min"),
+        Field::Pids => annotation("pids-max"),
+        Field::Cpus => annotation("cpuset-cpus"),
+        Field::Mems => annotation("cpuset-mems"),
+        Field::Unified => at.to_owned(),
+    };
+    let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    Err(Error::Image { field: format!("pod {pod}: {path}"), what })
+}
+
+/// Brings the cgroups above a pod up to date after it was made, resized or removed. Costs a few system calls for each pod of its class: not for the
+/// way of a start, but beside it.
+///
+/// # Errors
+/// The kernel's.
+pub fn settle(driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Error> {
+    // Other weights than those of our own tree are somebody else's to set.
+    let ours = record.cgroup_driver == DriverKind::Cgroupfs && !record.sandbox.foreign_cgroup;
+    let Some((pods, class)) = classes::above(&record.cgroup).filter(|_| ours) else {
+        return Ok(());
+    };
+    let memory = record.sandbox.limits.memory_min_bytes.is_some();
+    if !class && !memory {
+        return Ok(());
+    }
+    driver.settle(pods, memory).map_err(|e| Error::Host { what: e.to_string() })
+}

@@ -18,9 +18,9 @@ use std::time::Duration;
 /// What we set or read: a cgroup of ours lives in the hierarchies that have one of these.
 const OURS: &[&str] = &["cpu", "cpuacct", "devices", "memory", "pids"];
 
-/// What is enabled on the way down a v2 tree. memory also without a limit, since its `memory.events` tells of OOM kills. Others come with a
-/// limit that needs them: each costs memory in every cgroup that has it.
-const V2_OURS: &[&str] = &["cpu", "memory", "pids"];
+/// What is enabled on the way down a v2 tree. memory also without a limit, since its `memory.events` tells of OOM kills; io for its accounts. Others
+/// come with a limit that needs them: each costs memory in every cgroup that has it.
+const V2_OURS: &[&str] = &["cpu", "memory", "pids", "io"];
 
 /// How often something is tried again that lost a race with another husk process which removes empty parents.
 const RACES: usize = 100;
@@ -301,7 +301,7 @@ impl CgroupDriver for Cgroupfs {
             (None, None) => return Ok(0),
         };
         match file::read_text(&file, 256) {
-            Ok(text) => Ok(counter(&text, "oom_kill").unwrap_or(0)),
+            Ok(text) => Ok(super::oom::kills(&text)),
             Err(e) if is_gone(&e) => Ok(0),
             Err(e) => Err(Error::kernel("read", &file, &e)),
         }
@@ -433,7 +433,7 @@ pub(super) fn write_setting(file: &Path, value: &str) -> Result<(), Error> {
 }
 
 /// One write to a file that must be there: cgroup files take a value per write(2), and are never created by us.
-fn write_file(file: &Path, value: &str) -> std::io::Result<()> {
+pub(super) fn write_file(file: &Path, value: &str) -> std::io::Result<()> {
     let n = OpenOptions::new().write(true).open(file)?.write(value.as_bytes())?;
     if n == value.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
 }
@@ -565,7 +565,7 @@ fn remove_tree(top: PathBuf) -> Result<bool, Error> {
 }
 
 /// `12` out of a line `name 12`.
-fn counter(text: &str, name: &str) -> Option<u64> {
+pub(super) fn counter(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

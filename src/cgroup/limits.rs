@@ -120,6 +120,18 @@ pub fn shares_from_weight(weight: u64) -> u64 {
 }
 
 impl Limits {
+    /// `self` with what is wider of two: what holds while a cgroup and those in it change from `before` to `self`, one after another.
+    pub fn or_wider(&self, before: &Limits) -> Limits {
+        let wider = |new: Option<u64>, old: Option<u64>| new.zip(old).map(|(new, old)| new.max(old));
+        // A negative quota is no limit.
+        let [new, old] = [self, before].map(|l| l.cpu_quota_us.filter(|quota| *quota >= 0));
+        Limits {
+            cpu_quota_us: new.zip(old).map(|(new, old)| new.max(old)),
+            memory_limit_bytes: wider(self.memory_limit_bytes, before.memory_limit_bytes),
+            ..self.clone()
+        }
+    }
+
     /// The controllers that these limits cannot do without.
     pub(super) fn controllers(&self) -> Vec<&'static str> {
         let mut needed = Vec::with_capacity(3);
@@ -454,5 +466,19 @@ mod tests {
         assert!(text.contains(r#""hugepages":{"2MB":1}"#), "{text}");
         assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), all);
         assert!(serde_json::from_str::<Limits>(r#"{"hugepages": {"2": 1}}"#).is_err());
+    }
+
+    #[test]
+    fn in_between_the_wider_limit_holds() {
+        let limits = |quota, memory| Limits { cpu_quota_us: quota, memory_limit_bytes: memory, ..Limits::default() };
+        let wider = |new: &Limits, old: &Limits| {
+            let both = new.or_wider(old);
+            (both.cpu_quota_us, both.memory_limit_bytes)
+        };
+        let (small, large, none) = (limits(Some(1000), Some(1)), limits(Some(2000), Some(2)), limits(None, None));
+        assert_eq!(wider(&small, &large), (Some(2000), Some(2)));
+        assert_eq!(wider(&large, &small), (Some(2000), Some(2)));
+        assert_eq!(wider(&small, &none), (None, None));
+        assert_eq!(wider(&limits(Some(-1), Some(1)), &small), (None, Some(1)));
     }
 }

@@ -5,6 +5,7 @@
 //! * [`devices`] says which devices may be opened.
 //! * [`enforce`] tells what this host cannot enforce, and [`hugepages`] which sizes it has.
 //! * [`classes`] keeps the weights of the cgroups above pods.
+//! * [`usage`] and [`oom`] read what the kernel counts.
 //! * [`cgroupfs`] is the driver that works on the mounted files directly.
 //! * [`systemd`] has the names of what systemd makes for a pod, [`dbus`] asks it to; inside, it is [`cgroupfs`] again.
 //!
@@ -24,6 +25,8 @@ pub mod enforce;
 pub mod hierarchies;
 pub mod hugepages;
 pub mod limits;
+pub mod oom;
+mod room;
 pub mod systemd;
 pub mod usage;
 
@@ -31,8 +34,9 @@ pub use cgroupfs::Cgroupfs;
 pub use devices::{DeviceKind, DeviceRule, DeviceRules, Permissions};
 pub use hierarchies::Hierarchies;
 pub use limits::Limits;
+pub use oom::OomEvents;
 pub use systemd::DriverKind;
-pub use usage::Usage;
+pub use usage::{Load, Usage};
 
 use husk_oci::errno::Sys;
 use nix::errno::Errno;

@@ -28,6 +28,21 @@ pub struct Usage {
     pub tasks: Option<u64>,
 }
 
+/// What a cgroup does to the host beside CPU and memory. `None`: nothing here counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Bytes read from block devices since the cgroup was made.
+    pub read_bytes: Option<u64>,
+    /// Bytes written to block devices since the cgroup was made.
+    pub written_bytes: Option<u64>,
+    /// Share of the last 10 s in which some task waited for a CPU, in hundredths of a percent (v2 only, as the next two).
+    pub cpu_pressure: Option<u32>,
+    /// The same of waits for memory.
+    pub memory_pressure: Option<u32>,
+    /// The same of waits for block devices.
+    pub io_pressure: Option<u32>,
+}
+
 /// What v1 says where there is no limit is the largest multiple of the page size, and no machine has that much.
 const NO_LIMIT: u64 = 1 << 62;
 
@@ -43,21 +58,13 @@ impl Cgroupfs {
             let v1 = all.v1_with(controller).map(|h| (h.mount.join(path), false));
             v1.or_else(|| all.v2_with(controller).map(|h| (h.mount.join(path), true)))
         };
-        // cpu.stat of v2 counts time without any controller.
         let cpu = dir("cpuacct").or_else(|| all.v2.as_ref().map(|h| (h.mount.join(path), true)));
         let places = [cpu, dir("memory"), dir("pids")];
         if !places.iter().flatten().any(|(dir, _)| dir.is_dir()) {
             return Ok(None);
         }
-        let [cpu, memory, pids] = places;
-        let mut usage = Usage::default();
-        match cpu {
-            Some((dir, false)) => usage.cpu_ns = number(&dir.join("cpuacct.usage")),
-            Some((dir, true)) => {
-                usage.cpu_ns = field(&text(&dir.join("cpu.stat")), "usage_usec").map(|us| us.saturating_mul(1000));
-            }
-            None => {}
-        }
+        let [_, memory, pids] = places;
+        let mut usage = Usage { cpu_ns: self.cpu_ns(path)?, ..Usage::default() };
         match memory {
             Some((dir, false)) => v1_memory(&dir, &mut usage),
             Some((dir, true)) => v2_memory(&dir, &mut usage),
@@ -66,6 +73,71 @@ impl Cgroupfs {
         usage.tasks = pids.and_then(|(dir, _)| number(&dir.join("pids.current")));
         Ok(Some(usage))
     }
+
+    /// CPU time of a cgroup since it was made, nanoseconds; `None` when it does not exist (any more).
+    ///
+    /// # Errors
+    /// A path that could lead elsewhere.
+    pub fn cpu_ns(&self, path: &str) -> Result<Option<u64>, Error> {
+        check(path)?;
+        let all = self.hierarchies();
+        Ok(match (all.v1_with("cpuacct"), &all.v2) {
+            (Some(h), _) => number(&h.mount.join(path).join("cpuacct.usage")),
+            // It counts time without any controller.
+            (None, Some(h)) => {
+                let stat = text(&h.mount.join(path).join("cpu.stat"));
+                field(&stat, "usage_usec").map(|us| us.saturating_mul(1000))
+            }
+            (None, None) => None,
+        })
+    }
+
+    /// What a cgroup does beside using CPU and memory; nothing when it does not exist (any more).
+    ///
+    /// # Errors
+    /// A path that could lead elsewhere.
+    pub fn load(&self, path: &str) -> Result<Load, Error> {
+        check(path)?;
+        let all = self.hierarchies();
+        let mut load = Load::default();
+        if let Some(h) = all.v1_with("blkio") {
+            let bytes = std::fs::read_to_string(h.mount.join(path).join("blkio.throttle.io_service_bytes"));
+            if let Ok(bytes) = bytes {
+                // `8:0 Read 4096`, one line a device and direction.
+                let sum = |name| bytes.lines().filter_map(|line| v1_bytes(line, name)).fold(0, u64::saturating_add);
+                (load.read_bytes, load.written_bytes) = (Some(sum("Read")), Some(sum("Write")));
+            }
+        } else if let Some(h) = all.v2_with("io")
+            && let Ok(stat) = std::fs::read_to_string(h.mount.join(path).join("io.stat"))
+        {
+            // `8:0 rbytes=4096 wbytes=0 …`, one line a device.
+            let sum = |name| {
+                let words = stat.split_ascii_whitespace();
+                words.filter_map(|w| w.strip_prefix(name)?.parse().ok()).fold(0, u64::saturating_add)
+            };
+            (load.read_bytes, load.written_bytes) = (Some(sum("rbytes=")), Some(sum("wbytes=")));
+        }
+        // Where the controllers are on v1 a v2 tree has pressure files, too, but not every process of the cgroup need be in there.
+        if let Some(h) = all.v2.as_ref().filter(|_| all.v1.is_empty()) {
+            let pressure = |name: &str| some_avg10(&text(&h.mount.join(path).join(name)));
+            load.cpu_pressure = pressure("cpu.pressure");
+            load.memory_pressure = pressure("memory.pressure");
+            load.io_pressure = pressure("io.pressure");
+        }
+        Ok(load)
+    }
+}
+
+fn v1_bytes(line: &str, name: &str) -> Option<u64> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    (words.next()? == name).then(|| words.next()?.parse().ok())?
+}
+
+/// Hundredths of a percent out of `some avg10=1.23 avg60=…`.
+fn some_avg10(pressure: &str) -> Option<u32> {
+    let some = pressure.lines().find_map(|line| line.strip_prefix("some avg10="))?;
+    let (whole, hundredths) = some.split_ascii_whitespace().next()?.split_once('.')?;
+    Some(whole.parse::<u32>().ok()?.saturating_mul(100).saturating_add(hundredths.get(..2)?.parse().ok()?))
 }
 
 fn v1_memory(dir: &Path, usage: &mut Usage) {
@@ -131,14 +203,21 @@ mod tests {
                 ("a/memory.max", "max\n"),
                 ("a/memory.stat", "anon 300\nfile 700\ninactive_file 600\npgfault 5\npgmajfault 1\n"),
                 ("a/pids.current", "2\n"),
+                ("a/io.stat", "8:0 rbytes=4096 wbytes=512 rios=1\n259:1 rbytes=1 wbytes=2 dbytes=0\n"),
+                ("a/cpu.pressure", "some avg10=12.34 avg60=0.00 avg300=0.00 total=7\n"),
+                ("a/memory.pressure", "some avg10=0.05 avg60=0.00\nfull avg10=9.99 avg60=0.00\n"),
             ],
         );
-        let controllers = ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
+        let controllers = ["cpu", "memory", "pids", "io"].map(str::to_owned).to_vec();
         let driver = Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: v2.clone(), controllers }) });
         let usage = driver.usage("a").unwrap().unwrap();
         assert_eq!((usage.cpu_ns, usage.memory_bytes, usage.working_set_bytes), (Some(12_000), Some(1000), Some(400)));
         assert_eq!((usage.rss_bytes, usage.memory_limit_bytes, usage.tasks), (Some(300), None, Some(2)));
         assert_eq!(driver.usage("b").unwrap(), None);
+        let load = driver.load("a").unwrap();
+        assert_eq!((load.read_bytes, load.written_bytes), (Some(4097), Some(514)));
+        assert_eq!((load.cpu_pressure, load.memory_pressure, load.io_pressure), (Some(1234), Some(5), None));
+        assert_eq!(driver.load("b").unwrap(), Load::default());
         assert!(driver.usage("../a").is_err());
         std::fs::remove_dir_all(v2).unwrap();
 
@@ -149,14 +228,20 @@ mod tests {
                 ("m/a/memory.limit_in_bytes", "9223372036854771712\n"),
                 ("m/a/memory.stat", "rss 1\ntotal_rss 300\ntotal_inactive_file 100\n"),
                 ("c/a/cpuacct.usage", "77\n"),
+                (
+                    "b/a/blkio.throttle.io_service_bytes",
+                    "8:0 Read 4096\n8:0 Write 1\n8:1 Read 4\n8:0 Sync 7\nTotal 4101\n",
+                ),
             ],
         );
         let of = |dir: &str, controllers: &[&str]| V1 {
             mount: v1.join(dir),
             controllers: controllers.iter().map(|c| (*c).to_owned()).collect(),
         };
-        let driver =
-            Cgroupfs::new(Hierarchies { v1: vec![of("m", &["memory"]), of("c", &["cpu", "cpuacct"])], v2: None });
+        let all = vec![of("m", &["memory"]), of("c", &["cpu", "cpuacct"]), of("b", &["blkio"])];
+        let driver = Cgroupfs::new(Hierarchies { v1: all, v2: None });
+        let load = driver.load("a").unwrap();
+        assert_eq!((load.read_bytes, load.written_bytes, load.cpu_pressure), (Some(4100), Some(1), None));
         let usage = driver.usage("a").unwrap().unwrap();
         assert_eq!((usage.cpu_ns, usage.working_set_bytes, usage.rss_bytes), (Some(77), Some(900), Some(300)));
         assert_eq!((usage.memory_limit_bytes, usage.tasks), (None, None));

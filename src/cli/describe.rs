@@ -36,12 +36,15 @@ impl Describe {
             if index > 0 {
                 page.out.raw(b"\n\n")?;
             }
-            page.pod(pod)?;
+            page.pod(pod, &found.oom_kills)?;
         }
         page.out.flush()?;
         found.finish()
     }
 }
+
+/// [`get::Found::oom_kills`].
+type Kills = std::collections::BTreeMap<(String, String), u64>;
 
 /// Where the values of the outermost fields stand.
 const COLUMN: usize = 18;
@@ -88,7 +91,7 @@ impl Page {
         done
     }
 
-    fn pod(&mut self, pod: &Pod) -> Result<(), Error> {
+    fn pod(&mut self, pod: &Pod, kills: &Kills) -> Result<(), Error> {
         let Some(spec) = &pod.spec else { return self.unknown(pod) };
         let row = status::row(pod, jiff::Timestamp::now());
         let status = pod.status.as_ref();
@@ -113,13 +116,15 @@ impl Page {
         self.optional("Reason", status.and_then(|status| status.reason.as_deref()))?;
         self.optional("Message", status.and_then(|status| status.message.as_deref()))?;
         self.optional("IP", status.and_then(|status| status.pod_ip.as_deref()))?;
+        let uid = metadata.uid.clone().unwrap_or_default();
+        let kills_of = |name: &str| kills.get(&(uid.clone(), name.to_owned())).copied();
         let statuses = |list: Option<&Vec<ContainerStatus>>| list.cloned().unwrap_or_default();
         if let Some(inits) = spec.init_containers.as_ref().filter(|inits| !inits.is_empty()) {
             let statuses = statuses(status.and_then(|status| status.init_container_statuses.as_ref()));
-            self.section("Init Containers", |page| page.containers(inits, &statuses))?;
+            self.section("Init Containers", |page| page.containers(inits, &statuses, &kills_of))?;
         }
         let app_statuses = statuses(status.and_then(|status| status.container_statuses.as_ref()));
-        self.section("Containers", |page| page.containers(&spec.containers, &app_statuses))?;
+        self.section("Containers", |page| page.containers(&spec.containers, &app_statuses, &kills_of))?;
         let conditions: Vec<_> = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().collect();
         if !conditions.is_empty() {
             self.section("Conditions", |page| {
@@ -149,14 +154,24 @@ impl Page {
         self.optional("Message", pod.status.as_ref().and_then(|status| status.message.as_deref()))
     }
 
-    fn containers(&mut self, containers: &[Container], statuses: &[ContainerStatus]) -> Result<(), Error> {
+    fn containers(
+        &mut self,
+        containers: &[Container],
+        statuses: &[ContainerStatus],
+        kills_of: &dyn Fn(&str) -> Option<u64>,
+    ) -> Result<(), Error> {
         containers.iter().try_for_each(|container| {
             let status = statuses.iter().find(|status| status.name == container.name);
-            self.section(&container.name, |page| page.container(container, status))
+            self.section(&container.name, |page| page.container(container, status, kills_of(&container.name)))
         })
     }
 
-    fn container(&mut self, container: &Container, status: Option<&ContainerStatus>) -> Result<(), Error> {
+    fn container(
+        &mut self,
+        container: &Container,
+        status: Option<&ContainerStatus>,
+        kills: Option<u64>,
+    ) -> Result<(), Error> {
         self.optional("Container ID", status.and_then(|status| status.container_id.as_deref()))?;
         self.field("Image", container.image.as_deref().unwrap_or_default())?;
         self.optional("Image ID", status.map(|status| status.image_id.as_str()).filter(|id| !id.is_empty()))?;
@@ -183,6 +198,7 @@ impl Page {
             }
             self.field("Ready", if status.ready { "True" } else { "False" })?;
             self.field("Restart Count", status.restart_count)?;
+            self.optional("OOM Kills", kills)?;
         }
         if let Some(resources) = &container.resources {
             for (name, quantities) in [("Limits", &resources.limits), ("Requests", &resources.requests)] {

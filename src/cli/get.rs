@@ -1,5 +1,7 @@
 //! `husk get pods`: a table, names, or real `v1.Pod` objects.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -9,6 +11,7 @@ use super::names;
 use super::out::{self, Cell, Out};
 use super::{Context, Error, status};
 use crate::manifest::{self, Selector};
+use crate::pod;
 use crate::state::{Listed, PodEntry, Unreadable};
 
 /// Show pods as a table, JSON or YAML.
@@ -171,9 +174,25 @@ pub struct Found {
     pub pods: Vec<Pod>,
     /// One sentence for each pod that could not be shown.
     pub complaints: Vec<String>,
+    /// What `v1.Pod` has no field for: how many processes were killed for want of memory, by the pod's uid and the container's name, where any were.
+    pub oom_kills: BTreeMap<(String, String), u64>,
 }
 
 impl Found {
+    fn new(complaints: Vec<String>) -> Found {
+        Found { pods: Vec::new(), complaints, oom_kills: BTreeMap::new() }
+    }
+
+    fn add(&mut self, entry: &PodEntry) {
+        for c in &entry.status.containers {
+            let kills = pod::oom_kills(c);
+            if kills > 0 {
+                self.oom_kills.insert((entry.record.uid().to_owned(), c.name.clone()), kills);
+            }
+        }
+        self.pods.push(super::v1(entry));
+    }
+
     /// Says the complaints, after the data was printed; exit code 1 when there are any.
     pub fn finish(self) -> Result<(), Error> {
         for complaint in &self.complaints {
@@ -190,10 +209,10 @@ impl Select {
             if self.all_namespaces || self.selector.is_some() {
                 return Err(Error::usage("names cannot be combined with -l or -A"));
             }
-            let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
+            let mut found = Found::new(Vec::new());
             for name in names {
                 match context.roots.find_any(&context.namespace, name) {
-                    Ok(Listed::Pod(entry)) => found.pods.push(super::v1(&entry)),
+                    Ok(Listed::Pod(entry)) => found.add(&entry),
                     Ok(Listed::Unreadable(it)) => {
                         found.complaints.push(complaint(&it));
                         found.pods.push(super::unknown(&it));
@@ -205,12 +224,13 @@ impl Select {
             return Ok(found);
         }
         let (entries, unreadable) = self.listed(context)?;
-        let mut pods: Vec<Pod> = entries.iter().map(super::v1).collect();
+        let mut found = Found::new(unreadable.iter().map(complaint).collect());
+        entries.iter().for_each(|entry| found.add(entry));
         if self.selector.is_none() {
-            pods.extend(unreadable.iter().map(super::unknown));
-            pods.sort_by_cached_key(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
+            found.pods.extend(unreadable.iter().map(super::unknown));
+            found.pods.sort_by_cached_key(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
         }
-        Ok(Found { pods, complaints: unreadable.iter().map(complaint).collect() })
+        Ok(found)
     }
 
     /// All readable pods that the selection means, by namespace and name; a sentence for each unreadable one.

@@ -20,6 +20,8 @@ mod run;
 mod span;
 mod status;
 mod terminal;
+mod top;
+mod update;
 mod upgrade;
 mod version;
 mod wait;
@@ -134,7 +136,9 @@ commands! {
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
+    "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),
+    "Show what pods use: CPU, memory, network, disks" "top" Top(top::Top),
     "Load, import, list and remove images" "image" Image(image::Image),
     "Remove what pods left behind that were killed with their keeper" "gc" Gc(gc::Gc),
     "Speak CRI in JSON over standard input and output" "cri" Cri(cri::Cri),

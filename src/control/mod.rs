@@ -6,6 +6,7 @@ pub mod client;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
+use crate::manifest::Amounts;
 
 impl Response {
     /// A refusal; what a command line exits with is 1.
@@ -77,6 +78,14 @@ pub enum Request {
         id: String,
         /// All of them: what is absent is without a limit.
         limits: Box<Limits>,
+    },
+    /// Change the resources of a container of a pod that lives by its manifest. Answered when they hold: after the container's end when it has to be
+    /// started again for that.
+    Resize {
+        /// Its name; `None` = the only app container.
+        container: Option<String>,
+        /// What changes.
+        amounts: Box<Amounts>,
     },
     /// Kill everything in a driven pod and end its sandbox; its records stay. Answered when that is done.
     StopSandbox,

@@ -15,9 +15,16 @@ const NAMES: &[(&str, bool)] = &[
     ("memory-high", true),
     ("memory-min", true),
     ("memory-qos", false),
+    ("oom-single-process", false),
     ("pids-max", true),
     ("swap", true),
 ];
+
+/// The containers of which the kernel shall kill one process when memory runs out, not all: the kubelet's `singleProcessOOMKill`, for single containers.
+/// `oom-single-process` names them, with commas between.
+pub fn oom_single_process(pod: &Pod) -> impl Iterator<Item = &str> {
+    entry(pod, "oom-single-process", None).into_iter().flat_map(|(_, list)| list.split(',')).map(str::trim)
+}
 
 /// How much swap a container gets on top of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +141,12 @@ pub(super) fn errors(pod: &Pod) -> Vec<FieldError> {
             }
             _ => {}
         }
+    }
+    for name in oom_single_process(pod).filter(|name| containers.iter().all(|c| c.name != *name)) {
+        errors.push(FieldError {
+            path: path(pod, "oom-single-process", None),
+            message: format!("{name:?} is no container of the pod; names of containers are meant, with commas between"),
+        });
     }
     errors.extend(pod_extras(pod).err());
     for c in containers {

@@ -34,7 +34,7 @@ pub enum Action {
         /// Position in the record.
         index: usize,
     },
-    /// SIGKILL to one container and all in it: the time that its client gave it has passed.
+    /// SIGKILL to one container and all in it: the time that it was given has passed.
     Kill {
         /// Position in the record.
         index: usize,
@@ -126,19 +126,24 @@ fn delete(status: &Status, deletion: &Deletion, now: Now) -> Decision {
 fn driven(status: &Status, now: Now) -> Decision {
     let mut decision = Decision::default();
     for (index, c) in status.containers.iter().enumerate() {
-        let (State::Running { stopping, .. }, Some(deadline)) = (&c.state, c.stop_deadline_boot_ns) else { continue };
-        let wake = if now.boot_ns >= deadline {
-            decision.actions.push(Action::Kill { index });
-            now.boot_ns.saturating_add(KILL_AGAIN_NS)
-        } else {
-            if !stopping {
-                decision.actions.push(Action::Stop { index });
-            }
-            deadline
-        };
-        decision.wake_boot_ns = Some(decision.wake_boot_ns.map_or(wake, |w| w.min(wake)));
+        stop_when_due(&mut decision, index, c, now);
     }
     decision
+}
+
+/// What runs and has a deadline is asked to stop, and killed when its time is over.
+fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
+    let (State::Running { stopping, .. }, Some(deadline)) = (&c.state, c.stop_deadline_boot_ns) else { return };
+    let wake = if now.boot_ns >= deadline {
+        decision.actions.push(Action::Kill { index });
+        now.boot_ns.saturating_add(KILL_AGAIN_NS)
+    } else {
+        if !stopping {
+            decision.actions.push(Action::Stop { index });
+        }
+        deadline
+    };
+    decision.wake_boot_ns = Some(decision.wake_boot_ns.map_or(wake, |w| w.min(wake)));
 }
 
 /// One init container after the other; each must have succeeded before the next.
@@ -165,7 +170,10 @@ fn run(status: &Status, policy: RestartPolicy, now: Now) -> Decision {
             continue;
         }
         over = false;
-        if !is_running(c) {
+        if is_running(c) {
+            // A restart for new resources.
+            stop_when_due(&mut decision, index, c, now);
+        } else {
             start_when_due(&mut decision, index, c, now);
         }
     }

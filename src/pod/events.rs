@@ -3,7 +3,8 @@
 use super::Now;
 use super::rules::{SECOND_NS, closing, pod_settled, restart_policy, restarts};
 use crate::state::record::{
-    Backoff, Container, ContainerKind, ContainerRecord, Deletion, Exit, Failure, PodRecord, State, Status, VERSION,
+    Backoff, Container, ContainerKind, ContainerRecord, Deletion, Exit, Failure, PodRecord, Resize, State, Status,
+    VERSION,
 };
 
 /// First delay of a crash loop, and its largest.
@@ -35,6 +36,7 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         finished_at: None,
         failure: None,
         stopped: false,
+        resize: None,
     }
 }
 
@@ -49,6 +51,7 @@ impl Container {
             backoff: None,
             slot,
             stop_deadline_boot_ns: None,
+            oom_kills: 0,
             made_of: None,
         }
     }
@@ -71,6 +74,47 @@ pub fn apply_start(status: &mut Status, index: usize, attempt: u32, id: String, 
         c.last = Some(previous);
     }
     c.attempt = attempt;
+    c.oom_kills = 0;
+}
+
+/// `reason` of an end by want of memory.
+pub const OOM_KILLED: &str = "OOMKilled";
+
+/// Why an instance has ended. `oom`: the kernel has killed processes of it for want of memory that were not known to be others than its main one.
+pub fn exit_reason(exit_code: i32, signal: Option<i32>, oom: bool) -> &'static str {
+    match (oom && signal == Some(libc::SIGKILL), exit_code) {
+        (true, _) => OOM_KILLED,
+        (_, 0) => "Completed",
+        _ => "Error",
+    }
+}
+
+/// How many processes were killed, as a sentence.
+pub fn oom_text(kills: u64) -> String {
+    match kills {
+        1 => "1 process of the container was killed for want of memory".to_owned(),
+        n => format!("{n} processes of the container were killed for want of memory"),
+    }
+}
+
+/// So many processes of an instance were killed for want of memory in all, and its main process lives. Answers the container's name when that
+/// is news.
+pub fn apply_oom_kills(status: &mut Status, slot: u32, attempt: u32, kills: u64) -> Option<&str> {
+    let current =
+        |c: &&mut Container| c.slot == slot && c.attempt == attempt && matches!(c.state, State::Running { .. });
+    let c = status.containers.iter_mut().find(current)?;
+    if kills <= c.oom_kills {
+        return None;
+    }
+    c.oom_kills = kills;
+    Some(&c.name)
+}
+
+/// A change of a container's resources was asked for. With `restart_grace_seconds` it gets the new ones by being started again.
+pub fn request_resize(status: &mut Status, index: usize, resize: Resize, restart_grace_seconds: Option<u64>, now: Now) {
+    let given_ns = restart_grace_seconds.map(|seconds| seconds.max(GRACE_FLOOR_SECONDS).saturating_mul(SECOND_NS));
+    status.containers[index].stop_deadline_boot_ns = given_ns.map(|ns| now.boot_ns.saturating_add(ns));
+    status.resize = Some(Box::new(resize));
 }
 
 /// A running container is about to get its stop signal.
@@ -95,6 +139,14 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: E
         return false;
     }
     c.attempt = exit.attempt;
+    let asked_to_restart = !record.driven() && c.stop_deadline_boot_ns.take().is_some();
+    if restarted && asked_to_restart {
+        // Not a failure, whatever the exit code: no back-off.
+        c.backoff = None;
+        c.state = State::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
+        c.last = Some(exit);
+        return true;
+    }
     if restarted && restarts(policy, c.kind, exit.exit_code) {
         let backoff = next_backoff(c.backoff.as_ref(), exit.finished_boot_ns);
         let delay_ms = backoff.delay_ms;

@@ -71,6 +71,11 @@ pub(super) fn settled(policy: RestartPolicy, c: &Container) -> bool {
     matches!(&c.state, State::Terminated(exit) if !restarts(policy, c.kind, exit.exit_code))
 }
 
+/// Whether a container of a manifest has ended for good.
+pub fn is_over(record: &PodRecord, c: &Container) -> bool {
+    settled(restart_policy(record), c)
+}
+
 /// By its containers and policy alone: nothing runs and nothing is to be started again.
 pub(super) fn pod_settled(record: &PodRecord, status: &Status) -> bool {
     let policy = restart_policy(record);

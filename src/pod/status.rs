@@ -87,6 +87,15 @@ pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
     }
 }
 
+/// How many processes of a container the kernel has killed for want of memory: of the instance that runs, or of the last one.
+pub fn oom_kills(c: &Container) -> u64 {
+    match &c.state {
+        State::Running { .. } => c.oom_kills,
+        State::Terminated(exit) => exit.oom_kills,
+        State::Waiting { .. } => c.last.as_ref().map_or(0, |exit| exit.oom_kills),
+    }
+}
+
 /// The name that the pod's UTS namespace gets: `spec.hostname` or the pod's name, at most 63 bytes without a `-` or `.` at the end.
 pub fn hostname(pod: &Pod) -> String {
     let own = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
@@ -109,6 +118,10 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         let end = deletion.requested_at.checked_add(jiff::SignedDuration::from_secs(grace));
         pod.metadata.deletion_timestamp = Some(Time(end.unwrap_or(jiff::Timestamp::MAX)));
         pod.metadata.deletion_grace_period_seconds = Some(grace);
+    }
+    if let Some(resize) = &status.resize {
+        // As an API server has it: the spec is what is wanted, the status what there is.
+        manifest::set_resources(&mut pod, &resize.container, resize.resources.clone());
     }
     let seen = Seen { record, status, live };
     let lost = live == Liveness::Dead && status.finished_at.is_none();
@@ -174,6 +187,7 @@ impl Seen<'_> {
         self.of(kind)
             .map(|(index, c)| {
                 let made_of = self.record.containers.get(index);
+                let resources = manifest::container(&self.record.pod, &c.name).and_then(|c| c.resources.clone());
                 ContainerStatus {
                     name: c.name.clone(),
                     state: Some(self.state(c)),
@@ -184,6 +198,8 @@ impl Seen<'_> {
                     image: made_of.map(|r| r.image_ref.clone()).unwrap_or_default(),
                     image_id: made_of.map(|r| r.image_id.clone()).unwrap_or_default(),
                     container_id: container_id(c),
+                    allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+                    resources,
                     ..Default::default()
                 }
             })

@@ -3,7 +3,8 @@
 use super::*;
 use crate::manifest;
 use crate::state::record::{
-    Container, ContainerKind, ContainerRecord, Exit, Owner, PodRecord, Sandbox, SandboxRecord, State, Status, VERSION,
+    Backoff, Container, ContainerKind, ContainerRecord, Exit, Owner, PodRecord, Resize, Sandbox, SandboxRecord, State,
+    Status, VERSION,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
@@ -63,6 +64,7 @@ pub(super) fn fresh(record: &PodRecord) -> Status {
 
 pub(super) fn exit(attempt: u32, exit_code: i32, boot_ns: u64) -> Exit {
     Exit {
+        oom_kills: 0,
         id: format!("id{attempt}"),
         attempt,
         exit_code,
@@ -573,4 +575,56 @@ fn what_is_prepared_first_is_what_is_started_first() {
             first(&record).into_iter().map(|index| Action::Start { index, attempt: 0 }).collect();
         assert_eq!(actions, prepared, "{init} init, {app} app containers");
     }
+}
+
+#[test]
+fn only_a_main_process_that_was_struck_makes_it_oom_killed() {
+    let kill = Some(libc::SIGKILL);
+    for (code, signal, oom, reason) in [
+        (137, kill, true, "OOMKilled"),
+        (137, kill, false, "Error"),
+        (137, None, true, "Error"),
+        (143, Some(libc::SIGTERM), true, "Error"),
+        (0, None, true, "Completed"),
+    ] {
+        assert_eq!(exit_reason(code, signal, oom), reason, "{code} {signal:?} {oom}");
+    }
+    assert!(oom_text(1).starts_with("1 process of") && oom_text(2).starts_with("2 processes of"));
+}
+
+#[test]
+fn a_restart_for_new_resources_is_a_stop_and_a_start_without_back_off() {
+    for (policy, code) in [("Always", 137), ("OnFailure", 0)] {
+        let record = record(policy, 0, 1);
+        let mut s = fresh(&record);
+        apply_initialized(&mut s, at(0));
+        apply_start(&mut s, 0, 0, "id".to_owned(), 7, 1, at(1));
+        s.containers[0].backoff = Some(Backoff { delay_ms: 20_000, updated_boot_ns: 0 });
+        let resize = Resize { container: "a0".to_owned(), resources: Default::default(), requested_at: at(2).wall };
+        request_resize(&mut s, 0, resize, Some(5), at(2));
+        let deadline = 2 + 5 * SECOND;
+        let asked = Decision { actions: vec![Action::Stop { index: 0 }], wake_boot_ns: Some(deadline) };
+        assert_eq!(decide(&record, &s, at(3)), asked);
+        apply_stopping(&mut s.containers[0]);
+        assert!(decide(&record, &s, at(4)).actions.is_empty());
+        assert_eq!(decide(&record, &s, at(deadline)).actions, [Action::Kill { index: 0 }]);
+        assert!(apply_exit(&record, &mut s, 0, exit(0, code, 9)));
+        assert_eq!(decide(&record, &s, at(9)).actions, [Action::Start { index: 0, attempt: 1 }], "{policy} {code}");
+        assert_eq!((s.containers[0].stop_deadline_boot_ns, &s.containers[0].backoff), (None, &None));
+        assert!(!apply_exit(&record, &mut s, 0, exit(0, code, 9)), "known");
+    }
+}
+
+#[test]
+fn kills_are_counted_for_the_instance_that_runs() {
+    let record = record("Always", 0, 1);
+    let mut s = fresh(&record);
+    assert_eq!(apply_oom_kills(&mut s, 0, 0, 1), None, "nothing runs");
+    apply_start(&mut s, 0, 0, "id".to_owned(), 7, 1, at(1));
+    assert_eq!(apply_oom_kills(&mut s, 0, 0, 2), Some("a0"));
+    assert_eq!(apply_oom_kills(&mut s, 0, 0, 2), None, "that is no news");
+    assert_eq!(apply_oom_kills(&mut s, 0, 1, 3), None, "of another instance");
+    assert_eq!(oom_kills(&s.containers[0]), 2);
+    apply_start(&mut s, 0, 1, "id".to_owned(), 8, 1, at(2));
+    assert_eq!(oom_kills(&s.containers[0]), 0);
 }

@@ -397,6 +397,7 @@ fn lose(status: &mut Status, now: jiff::Timestamp) {
                 started_at: Some(*started_at),
                 finished_at: now,
                 finished_boot_ns: husk_oci::sys::clock::boottime().as_nanos() as u64,
+                oom_kills: c.oom_kills,
             });
         }
     }

@@ -21,7 +21,6 @@ fn limits(r: &Resources) -> Limits {
         cpu_shares: Some(shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
         cpu_quota_us: r.cpu_limit_millis.and_then(quota_from_millis),
         memory_limit_bytes: r.memory_limit_bytes,
-        memory_oom_group: true,
         every_hierarchy: true,
         ..Limits::default()
     }
@@ -38,6 +37,8 @@ pub fn of_container(pod: &Pod, spec: &PodSpec, c: &Container, at: &str) -> Resul
     let host = resolve::memory_capacity_bytes;
     let qos = |amount: Option<u64>| amount.filter(|_| extras.memory_qos);
     Ok(Limits {
+        // As the kubelet has it: half a container is no container.
+        memory_oom_group: !annotations::oom_single_process(pod).any(|name| name == c.name),
         pids_max: extras.pids_max,
         cpuset_cpus: extras.cpuset_cpus,
         cpuset_mems: extras.cpuset_mems,

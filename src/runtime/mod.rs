@@ -17,6 +17,7 @@ pub mod sandbox;
 pub mod say;
 pub mod scope;
 pub mod spec;
+pub mod update;
 pub mod upgrade;
 
 pub use delete::{DeleteOptions, delete};

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
+};
 
 use super::{Error, limits, spec};
 use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Hierarchies, Limits, Permissions, systemd};
@@ -111,6 +113,28 @@ fn sandbox(pod: &Pod, spec: &PodSpec, limits: Limits) -> Result<SandboxRecord, E
         limits,
         ..SandboxRecord::default()
     })
+}
+
+/// The record of a pod of which one container has other resources. What else followed from them once (environment variables) stays, as it does
+/// over restarts.
+///
+/// # Errors
+/// An amount that is none.
+pub fn resized(record: &PodRecord, name: &str, resources: ResourceRequirements) -> Result<PodRecord, Error> {
+    let wrong = |e: manifest::FieldError| Error::Host { what: e.to_string() };
+    let mut new = record.clone();
+    manifest::set_resources(&mut new.pod, name, resources);
+    let spec = new.pod.spec.clone().unwrap_or_default();
+    for made in new.containers.iter_mut().filter(|made| made.name == name) {
+        if let Some(c) = manifest::container(&new.pod, name) {
+            let limits = limits::of_container(&new.pod, &spec, c, &format!("container {name}")).map_err(wrong)?;
+            made.limits = Limits { devices: made.limits.devices.take(), ..limits };
+            made.oom_score_adj = manifest::oom_score_adj(&spec, c, memory_capacity_bytes());
+        }
+    }
+    let of_containers = new.containers.iter().map(|c| (c.name.as_str(), &c.limits)).collect();
+    new.sandbox.limits = limits::of_pod(&new.pod, &spec, &of_containers).map_err(wrong)?;
+    Ok(new)
 }
 
 /// What every container may open, and what it asks for; a privileged one has no limit. A `hostPath` of a device asks for nothing, as with the

@@ -309,14 +309,58 @@ pub fn boot_id() -> Result<String, Error> {
 /// # Errors
 /// It cannot be read though the process may be there.
 pub fn start_ticks(pid: i32) -> Result<Option<u64>, Error> {
+    Ok(stat(pid)?.and_then(|stat| after_name(&stat).nth(19)?.parse().ok()))
+}
+
+/// The parent of a process, if it is still the one that started then; [`start_ticks`].
+///
+/// # Errors
+/// It cannot be read though the process may be there.
+pub fn parent_of(pid: i32, ticks: u64) -> Result<Option<i32>, Error> {
+    let Some(stat) = stat(pid)? else { return Ok(None) };
+    let fields: Vec<&str> = after_name(&stat).collect();
+    let same = fields.get(19).and_then(|f| f.parse::<u64>().ok()) == Some(ticks);
+    Ok(fields.get(1).filter(|_| same).and_then(|f| f.parse().ok()))
+}
+
+/// Whether a process will still run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doom {
+    /// It lives on, as far as the kernel knows.
+    Living,
+    /// It is dead, is just ending, or was sent SIGKILL.
+    Dying,
+}
+
+/// Looks whether a process is dead or about to be, without waiting for it.
+///
+/// # Errors
+/// It cannot be read though the process may be there.
+pub fn doom(pid: i32) -> Result<Doom, Error> {
+    /// See `include/linux/sched.h`.
+    const PF_EXITING: u64 = 4;
+    let Some(stat) = stat(pid)? else { return Ok(Doom::Dying) };
+    let fields: Vec<&str> = after_name(&stat).collect();
+    let number = |index: usize| fields.get(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    // proc_pid_stat(5): state, flags, and the main thread's pending signals.
+    let (dead, flags, pending) = (matches!(fields.first(), Some(&("Z" | "X"))), number(6), number(28));
+    let killed = pending & (1 << (libc::SIGKILL - 1)) != 0;
+    Ok(if dead || flags & PF_EXITING != 0 || killed { Doom::Dying } else { Doom::Living })
+}
+
+/// `/proc/<pid>/stat`; `None` when there is no such process.
+fn stat(pid: i32) -> Result<Option<String>, Error> {
     let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let stat = match file::read_text(&path, 512) {
-        Ok(stat) => stat,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, &e)),
-    };
-    // The name in brackets may hold blanks and brackets itself.
-    Ok(stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19)?.parse().ok()))
+    match file::read_text(&path, 512) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(Error::io("read", &path, &e)),
+    }
+}
+
+/// The fields from the third on: the name in brackets may hold blanks and brackets itself.
+fn after_name(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace()
 }
 
 /// Appends to a file that only its owner reads, creating it; for the supervisor's own log.

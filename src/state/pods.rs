@@ -553,7 +553,7 @@ impl PodDir {
         read_both(&self.path)
     }
 
-    /// Writes `pod.json`, once.
+    /// Writes `pod.json`; synced when this returns.
     ///
     /// # Errors
     /// The file system's.

@@ -1,8 +1,9 @@
-//! What is written about a pod: `pod.json` (fixed at creation) and `status.json` (replaced at every change).
+//! What is written about a pod: `pod.json` (what it is, written at creation and again when a container's resources were changed) and `status.json`
+//! (what has happened, replaced at every change).
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{DeviceKind, DriverKind, Limits};
@@ -33,7 +34,8 @@ pub enum ContainerKind {
     App,
 }
 
-/// `pod.json`: everything that was decided before the first side effect.
+/// `pod.json`: everything that was decided before the first side effect. Only `resources` in `pod`, and the limits and OOM scores that follow from them, ever change;
+/// the file is replaced as a whole then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
     /// [`VERSION`].
@@ -321,6 +323,20 @@ pub struct Status {
     /// A CRI client has stopped the sandbox: everything in it is killed, and it stays over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// A change of a container's resources that is under way. When it is done the new ones stand in `pod.json`, and here is nothing any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Box<Resize>>,
+}
+
+/// A change of one container's resources.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resize {
+    /// Its name.
+    pub container: String,
+    /// What it shall have.
+    pub resources: ResourceRequirements,
+    /// When that was asked for.
+    pub requested_at: jiff::Timestamp,
 }
 
 /// Why a pod failed as a whole.
@@ -373,12 +389,20 @@ pub struct Container {
     pub backoff: Option<Backoff>,
     /// Number of the container within the pod, under which keeper holds its fds: it stays when others are removed.
     pub slot: u32,
-    /// When a CRI client's request to stop becomes SIGKILL: CLOCK_BOOTTIME nanoseconds.
+    /// When a CRI client's request to stop becomes SIGKILL: CLOCK_BOOTTIME nanoseconds. In a pod of a manifest: it shall be stopped until then, and started again
+    /// with new resources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_deadline_boot_ns: Option<u64>,
+    /// How many processes of the current instance the kernel has killed for want of memory, and the main one lived on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oom_kills: u64,
     /// What it is made from, in a CRI client's pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<Box<ContainerRecord>>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// State of the current instance.
@@ -431,6 +455,9 @@ pub struct Exit {
     pub finished_at: jiff::Timestamp,
     /// End as CLOCK_BOOTTIME nanoseconds, for the back-off.
     pub finished_boot_ns: u64,
+    /// How many of its processes the kernel has killed for want of memory, the main one included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oom_kills: u64,
 }
 
 /// Crash-loop back-off of one container: first restart at once, then 10 s doubling to 300 s, forgotten 600 s after the last update.

@@ -173,7 +173,7 @@ impl Pod {
                 let _ = fd::write(start.as_fd(), b"1");
             }
             let pumps = self.recover_pumps(index, attempt, false)?;
-            self.live[index] = Some(Live { pidfd, pumps });
+            self.live[index] = Some(Live { pidfd, pumps, memory: None });
             if stopping {
                 // The last supervisor may have died between the record and the signal.
                 self.send_stop_signal(index);
@@ -235,6 +235,7 @@ impl Pod {
             started_at: Some(started_at),
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
+            oom_kills: 0,
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
     }

@@ -16,7 +16,7 @@ use crate::state::record::{Container, ContainerRecord, State};
 /// The largest container record that is taken.
 const RECORD_LIMIT: u64 = 16 << 20;
 
-type Answer = Result<(), (Refusal, String)>;
+pub(super) type Answer = Result<(), (Refusal, String)>;
 
 impl Pod {
     /// Takes one request; answers it now, or when a container or the sandbox has ended.
@@ -40,9 +40,11 @@ impl Pod {
                     Ok(()) => return self.waiting_for_end.push(reply),
                     Err(e) => Err(e),
                 },
-                Request::Delete { .. } | Request::Exec { .. } | Request::Version | Request::Upgrade { .. } => {
-                    Err((Refusal::Unknown, "not asked here".into()))
-                }
+                Request::Delete { .. }
+                | Request::Exec { .. }
+                | Request::Version
+                | Request::Upgrade { .. }
+                | Request::Resize { .. } => Err((Refusal::Unknown, "not asked here".into())),
             }
         } else {
             let message = format!("pod {} lives by its manifest, no client drives it", self.record.full_name());
@@ -56,7 +58,7 @@ impl Pod {
     }
 
     /// Changes the status and writes it; takes the change back when it cannot be written.
-    fn change(&mut self, change: impl FnOnce(&mut Pod)) -> Answer {
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Pod)) -> Answer {
         let before = self.status.clone();
         change(self);
         if let Err(e) = self.dir.write_status(&self.status) {
@@ -153,6 +155,7 @@ impl Pod {
         let index = self.index_of(id)?;
         let refused = |e: crate::cgroup::Error| (Refusal::Unknown, format!("container {id}: {e}"));
         if matches!(self.status.containers[index].state, State::Running { .. }) {
+            self.room_below(&format!("container {id}"), &container::cgroup(&self.record, id), &limits)?;
             self.driver.create(&container::cgroup(&self.record, id), &limits).map_err(refused)?;
         }
         self.change(|pod| {

@@ -59,13 +59,13 @@ impl Pod {
             Some(live) => drain(live.pumps).await,
             None => Vec::new(),
         };
-        let oom = self.driver.oom_kills(&cgroup).unwrap_or(0) > 0;
+        let survived = self.status.containers[index].oom_kills;
+        let oom_kills = self.driver.oom_kills(&cgroup).unwrap_or_else(|e| {
+            say("error", format_args!("{e}; whether it died for want of memory is not known"));
+            survived
+        });
         let (exit_code, signal) = code_and_signal(exited);
-        let reason = match (oom && signal == Some(libc::SIGKILL), exit_code) {
-            (true, _) => "OOMKilled",
-            (_, 0) => "Completed",
-            _ => "Error",
-        };
+        let reason = pod::exit_reason(exit_code, signal, oom_kills > survived);
         let time = now();
         let exit = Exit {
             id,
@@ -73,10 +73,11 @@ impl Pod {
             exit_code,
             signal,
             reason: reason.into(),
-            message: String::new(),
+            message: if reason != pod::OOM_KILLED && oom_kills > 0 { pod::oom_text(oom_kills) } else { String::new() },
             started_at: Some(started_at),
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
+            oom_kills,
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
         self.to_reap.push(exited.pid);

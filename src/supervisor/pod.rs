@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::First;
 use super::begin::staging;
 use super::keeper::Keeper;
+use super::oom::{Killed, Watching};
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
@@ -38,6 +39,8 @@ const SAVE_RETRY: Duration = Duration::from_millis(250);
 pub(super) struct Live {
     pub(super) pidfd: OwnedFd,
     pub(super) pumps: Vec<Pump>,
+    /// Once it is watched for processes that are killed for want of memory.
+    pub(super) memory: Option<Watching>,
 }
 
 /// What one instance of a container has beyond its process.
@@ -112,8 +115,13 @@ pub struct Pod {
     pub(super) waiting_for_end: Vec<Reply>,
     /// Who waits for a container's end, by its id, and whether it shall be removed then.
     pub(super) waiting_for_exit: Vec<Waiting>,
+    /// Who waits for a container's new resources.
+    pub(super) waiting_for_resize: Vec<Reply>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) command_sender: mpsc::UnboundedSender<Command>,
+    /// What the tasks that watch containers' memory tell.
+    pub(super) kills: mpsc::UnboundedReceiver<Killed>,
+    pub(super) killed_sender: mpsc::UnboundedSender<Killed>,
     /// `husk run`, until it was answered.
     pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
@@ -147,6 +155,7 @@ impl Pod {
         let staging = staging(&mut keeper, first.is_some())?;
         let (ready, ahead) = first.map_or((None, None), |first| (Some(first.ready), first.pause));
         let (command_sender, commands) = mpsc::unbounded_channel();
+        let (killed_sender, kills) = mpsc::unbounded_channel();
         let live = record.containers.iter().map(|_| None).collect();
         Ok(Pod {
             roots,
@@ -170,8 +179,11 @@ impl Pod {
             to_reap: Vec::new(),
             waiting_for_end: Vec::new(),
             waiting_for_exit: Vec::new(),
+            waiting_for_resize: Vec::new(),
             commands,
             command_sender,
+            kills,
+            killed_sender,
             ready,
             warnings: Vec::new(),
             over: false,
@@ -207,6 +219,7 @@ impl Pod {
                 memory::release_free();
                 let mut wake = wake;
                 while !self.over && !self.handed_over {
+                    self.watch_memory();
                     self.wait(wake).await?;
                     if !self.handed_over {
                         wake = self.settle().await?;
@@ -242,6 +255,7 @@ impl Pod {
                 }
                 self.tidy();
                 self.answer_exits();
+                self.advance_resize();
             }
             let before = self.status.clone();
             let decision = pod::decide(&self.record, &self.status, now());
@@ -331,6 +345,10 @@ impl Pod {
                     self.command(command).await;
                     break None;
                 }
+                Some(killed) = self.kills.recv() => {
+                    self.killed(killed);
+                    break None;
+                }
                 () = rest(sleep) => break None,
             }
         };
@@ -381,6 +399,7 @@ impl Pod {
             }
             Request::Version => drop(reply.send((version(), None))),
             Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
+            Request::Resize { container, amounts } => self.resize(container, &amounts, reply),
             other => self.drive(other, fds, reply).await,
         }
     }

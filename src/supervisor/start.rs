@@ -66,6 +66,7 @@ impl Pod {
             started_at: None,
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
+            oom_kills: 0,
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
     }
@@ -137,7 +138,7 @@ impl Pod {
         let ticks = start_ticks(pid)?.ok_or_else(|| Error::Host { what: "its process vanished".into() })?;
         let pidfd = process.pidfd().try_clone_to_owned().map_err(|e| Error::io("duplicate a pidfd", &e))?;
         let pumps = self.pumps(index, attempt, pipes, false)?;
-        self.live[index] = Some(Live { pidfd, pumps });
+        self.live[index] = Some(Live { pidfd, pumps, memory: None });
         self.keeper.confirm().map_err(keeper_error)?;
         let before = self.status.clone();
         pod::apply_start(&mut self.status, index, attempt, id, pid, ticks, now());

@@ -59,6 +59,9 @@ impl Pod {
     pub(super) fn hand_over(&mut self, knows: &Formats, fds: &[OwnedFd]) -> Response {
         let done = match unknown_to(knows) {
             Some(why) => Err(why),
+            None if self.status.resize.is_some() => {
+                Err("a container of it is just getting other resources; try again".into())
+            }
             None if !self.save() => Err("its status cannot be written now; see supervisor.log".into()),
             None => install(&mut self.keeper, fds),
         };

@@ -426,3 +426,25 @@ fn a_device_that_a_client_gives_can_be_used_as_it_says() {
     }
     client.remove();
 }
+
+#[test]
+fn a_memory_limit_below_present_use_is_refused() {
+    let host = Host::new();
+    let client = Client::new(&host, "below");
+    let id = client
+        .run("c", "dd if=/dev/zero of=/dev/shm/f bs=1048576 count=24 2>/dev/null; : >/dev/shm/full; exec sleep 1000");
+    let used = || {
+        client.call("ContainerStats", json!({"containerId": id}))["stats"]["memory"]["workingSetBytes"]["value"].clone()
+    };
+    wait_for("the memory is used", || used().as_str().and_then(|n| n.parse::<u64>().ok()).filter(|n| *n >= 24 << 20));
+    let update = |bytes: u64| {
+        let request = json!({"containerId": id, "linux": {"memoryLimitInBytes": bytes.to_string()}});
+        host.job(&["cri", "UpdateContainerResources"]).stdin(request.to_string()).finish()
+    };
+    let refused = update(16 << 20);
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.err().contains("a memory limit of 16777216 bytes is below the"), "{refused}");
+    assert_eq!(client.status(&id)["state"], "CONTAINER_RUNNING");
+    let taken = update(64 << 20);
+    assert_eq!(taken.code, Some(0), "{taken}");
+}

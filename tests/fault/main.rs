@@ -22,6 +22,7 @@ mod sweep;
 mod sys;
 mod tracer;
 mod unwatched;
+mod update;
 
 use std::process::{Command, ExitCode};
 

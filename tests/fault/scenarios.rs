@@ -36,6 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "exec", pairs: everybody, cost: 0.5, play: exec },
     Scenario { name: "delete", pairs: everybody, cost: 3.0, play: delete },
     Scenario { name: "delete-force", pairs: everybody, cost: 0.4, play: delete_force },
+    Scenario { name: "update", pairs: everybody, cost: 0.6, play: super::update::update },
     // Most of its points are the same few calls for another portion.
     Scenario { name: "logs", pairs: but_the_cli, cost: 2.0, play: logs },
     Scenario { name: "gc", pairs: the_cli, cost: 0.5, play: gc },

@@ -9,7 +9,7 @@ use crate::common::outside::{alive, cgroup_of, cgroup_parent, cgroups, children,
 use crate::common::{Host, Pod, container, manifest, sleeper, wait_for};
 
 /// True where `controller` has a v1 hierarchy of its own.
-fn v1(controller: &str) -> bool {
+pub(super) fn v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
@@ -18,12 +18,12 @@ fn value(dir: &Path, file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
 }
 
-fn memory_limit(dir: &Path) -> String {
+pub(super) fn memory_limit(dir: &Path) -> String {
     value(dir, if v1("memory") { "memory.limit_in_bytes" } else { "memory.max" })
 }
 
 /// Quota and period in microseconds.
-fn quota(dir: &Path) -> (String, String) {
+pub(super) fn quota(dir: &Path) -> (String, String) {
     if v1("cpu") {
         (value(dir, "cpu.cfs_quota_us"), value(dir, "cpu.cfs_period_us"))
     } else {
@@ -38,7 +38,7 @@ fn shares(dir: &Path) -> String {
 }
 
 /// Directory of the container's cgroup as the kernel names it, and of the pod's above it.
-fn dirs(pod: &Pod, container: &str, controller: &str) -> (PathBuf, PathBuf) {
+pub(super) fn dirs(pod: &Pod, container: &str, controller: &str) -> (PathBuf, PathBuf) {
     let own = cgroup_of(pod.pid(container), controller);
     let above = own.parent().expect("a container has a pod above it").to_owned();
     (own, above)

@@ -259,6 +259,13 @@ pub fn inotify() -> Result<OwnedFd> {
     unsafe { call_fd(libc::SYS_inotify_init1, [flags, 0, 0, 0, 0, 0]) }
 }
 
+/// A non-blocking counter of events, 0 at first. `eventfd2(2)`
+pub fn eventfd() -> Result<OwnedFd> {
+    let flags = (libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) as usize;
+    // SAFETY: no address is passed; the call returns a new fd.
+    unsafe { call_fd(libc::SYS_eventfd2, [0, flags, 0, 0, 0, 0]) }
+}
+
 /// Watches `path` for the events `mask` (`IN_*`): the watch's number. `inotify_add_watch(2)`
 pub fn inotify_watch(inotify: BorrowedFd<'_>, path: &CStr, mask: u32) -> Result<i32> {
     // SAFETY: `path` is a NUL-terminated string that outlives the call.

@@ -69,7 +69,6 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
     let mut limits = Limits {
         pids_max: Some(POD_PIDS),
         hugepages: Some(BTreeMap::new()),
-        memory_oom_group: true,
         every_hierarchy: true,
         ..Limits::default()
     };

@@ -2,7 +2,7 @@
 
 use super::super::command;
 use super::{Report, any, names, resources as amounts, security, volume};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, EnvVarSource, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerResizePolicy, EnvVar, EnvVarSource, Pod, PodSpec};
 use std::collections::BTreeSet;
 
 pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volumes: &BTreeSet<&str>, r: &mut Report) {
@@ -42,7 +42,7 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     r.refuse(at("livenessProbe"), liveness_probe.is_some());
     r.refuse(at("readinessProbe"), readiness_probe.is_some());
     r.refuse(at("startupProbe"), startup_probe.is_some());
-    r.refuse(at("resizePolicy"), any(resize_policy));
+    check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), c, spec, r);
     r.refuse(at("restartPolicy"), restart_policy.is_some());
     r.refuse(at("restartPolicyRules"), any(restart_policy_rules));
     r.refuse(at("stdin"), *stdin == Some(true));
@@ -187,6 +187,27 @@ pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<(
         let number = port.host_port.unwrap_or(port.container_port);
         if !taken.insert((number, protocol)) {
             r.add(format!("{path}.ports[{i}].hostPort"), format!("duplicate: {number} is already taken in this pod"));
+        }
+    }
+}
+
+fn check_resize_policy(policies: &[ContainerResizePolicy], path: &str, c: &Container, spec: &PodSpec, r: &mut Report) {
+    if !policies.is_empty() && spec.init_containers.iter().flatten().any(|init| init.name == c.name) {
+        return r.add(path, "must not be set for an init container, which is not started again once it has ended");
+    }
+    let mut names = BTreeSet::new();
+    for (i, ContainerResizePolicy { resource_name, restart_policy }) in policies.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        r.word(format!("{path}.resourceName"), &Some(resource_name.clone()), &["cpu", "memory"]);
+        if !names.insert(resource_name) {
+            r.add(
+                format!("{path}.resourceName"),
+                format!("duplicate: there is a policy for {resource_name:?} already"),
+            );
+        }
+        r.word(format!("{path}.restartPolicy"), &Some(restart_policy.clone()), &["NotRequired", "RestartContainer"]);
+        if restart_policy == "RestartContainer" && spec.restart_policy.as_deref() == Some("Never") {
+            r.add(format!("{path}.restartPolicy"), "must be NotRequired when the pod's restartPolicy is Never");
         }
     }
 }

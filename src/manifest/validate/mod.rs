@@ -63,7 +63,9 @@ pub fn validate(pod: &Pod) -> Result<(), Errors> {
     metadata::check(&pod.metadata, &mut report);
     resources::check_annotations(pod, &mut report);
     match &pod.spec {
-        Some(spec) => pod_spec::check(pod, spec, &mut report),
+        Some(spec) => {
+            pod_spec::check(pod, spec, &mut report);
+        }
         None => report.add("spec", "required"),
     }
     if report.errors.is_empty() {

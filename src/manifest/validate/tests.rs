@@ -261,7 +261,11 @@ fn container_fields_are_checked() {
             ("livenessProbe: {}", "spec.containers[0].livenessProbe"),
             ("readinessProbe: {}", "spec.containers[0].readinessProbe"),
             ("startupProbe: {}", "spec.containers[0].startupProbe"),
-            ("resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]", "spec.containers[0].resizePolicy"),
+            ("resizePolicy: [{resourceName: cpu}]", "spec.containers[0].resizePolicy[0].restartPolicy"),
+            (
+                "resizePolicy: [{resourceName: pids, restartPolicy: NotRequired}]",
+                "spec.containers[0].resizePolicy[0].resourceName",
+            ),
             ("restartPolicy: Always", "spec.containers[0].restartPolicy"),
             ("stdin: true", "spec.containers[0].stdin"),
             ("stdinOnce: true", "spec.containers[0].stdinOnce"),

@@ -59,13 +59,16 @@ pub(super) fn conditions(seen: &Seen<'_>) -> Vec<PodCondition> {
     };
     let ready_since = if ready { last_start(seen) } else { last_end(seen) }.unwrap_or(start);
 
-    vec![
+    let mut all = vec![
         condition("PodReadyToStartContainers", held, held_since, None),
         condition("Initialized", initialized, status.initialized_at.unwrap_or(start), initialized_why),
         condition("Ready", ready, ready_since, not_ready()),
         condition("ContainersReady", ready, ready_since, not_ready()),
         condition("PodScheduled", true, start, None),
-    ]
+    ];
+    // What cannot be done is refused, not put off, so a resize is never pending.
+    all.extend(status.resize.as_ref().map(|r| condition("PodResizeInProgress", true, r.requested_at, None)));
+    all
 }
 
 /// Names of those that are not ready, with spaces between.

@@ -184,8 +184,8 @@ fn duration_text(seconds: u64) -> String {
     if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
 }
 
-/// `name_namespace(uid)`.
-fn pod_text(record: &PodRecord) -> String {
+/// `name_namespace(uid)`, as the kubelet names a pod in its messages.
+pub fn pod_text(record: &PodRecord) -> String {
     let meta = &record.pod.metadata;
     let part = |p: &Option<String>| p.clone().unwrap_or_default();
     format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))

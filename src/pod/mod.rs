@@ -19,7 +19,7 @@ mod tests;
 pub use decide::{Action, Decision, Now, decide, first};
 pub use events::{
     OOM_KILLED, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start, apply_stopping,
-    exit_reason, initial, oom_text, request_delete, request_resize,
+    exit_reason, initial, oom_text, pod_text, request_delete, request_resize,
 };
 pub use rules::{accepts_containers, is_over};
 pub use status::{Liveness, Phase, hostname, oom_kills, phase, printable_status, to_v1};

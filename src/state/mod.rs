@@ -6,6 +6,7 @@
 //! <state>/pods/<uid>/              locked (flock) by the pod's keeper for as long as the pod lives
 //!                    pod.json      what was decided before the first side effect
 //!                    status.json   what has happened since
+//!                    events.jsonl  what Kubernetes would tell as events
 //!                    control.sock  the supervisor's door
 //! <state>/pods/.gone-<uid>/        a pod directory that is being removed
 //! <root>/state-directory           which --state this root goes with
@@ -27,6 +28,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
 pub mod error;
+pub mod events;
 pub mod lock;
 pub mod pods;
 pub mod record;

@@ -568,4 +568,12 @@ impl PodDir {
     pub fn write_status(&self, status: &Status) -> Result<(), Error> {
         replace_record(&self.path, self.fd.as_fd(), "status.json", status)
     }
+
+    /// Adds to the pod's events. Not synced. True: the file was rewritten, and memory was needed for that.
+    ///
+    /// # Errors
+    /// The file system's; the events are lost, or some of them.
+    pub fn add_events(&self, events: &[super::events::Event]) -> Result<bool, Error> {
+        super::events::append(&self.path, self.fd.as_fd(), events)
+    }
 }

@@ -16,6 +16,7 @@ use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
 use crate::pod;
 use crate::runtime::{Error, container, remove, sandbox};
+use crate::state::events::EventType;
 use crate::state::record::{Exit, State};
 
 /// How long output may still come after every process of a container is dead.
@@ -79,7 +80,11 @@ impl Pod {
             finished_boot_ns: time.boot_ns,
             oom_kills,
         };
+        if reason == pod::OOM_KILLED {
+            self.container_event(EventType::Warning, "OOMKilling", index, &pod::oom_text(oom_kills));
+        }
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
+        self.back_off_event(index);
         self.to_reap.push(exited.pid);
         self.leaving.push(Leaving { instance, pumps });
         if self.save() {
@@ -148,6 +153,8 @@ impl Pod {
         }
         for index in indices {
             self.send_stop_signal(index);
+            let text = format!("Stopping container {}", self.status.containers[index].name);
+            self.container_event(EventType::Normal, "Killing", index, &text);
         }
     }
 

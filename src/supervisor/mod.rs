@@ -12,6 +12,7 @@ use husk_oci::sys::{fd, process};
 mod begin;
 mod driven;
 mod end;
+mod events;
 pub mod exec;
 pub mod journal;
 pub mod keeper;

@@ -15,6 +15,7 @@ use super::watch::watch_for;
 use crate::cgroup::{Cgroupfs, OomEvents};
 use crate::pod;
 use crate::runtime::container;
+use crate::state::events::EventType;
 use crate::state::record::State;
 use crate::state::{Doom, doom};
 
@@ -70,7 +71,9 @@ impl Pod {
     pub(super) fn killed(&mut self, killed: Killed) {
         let Killed { slot, attempt, kills } = killed;
         let Some(name) = pod::apply_oom_kills(&mut self.status, slot, attempt, kills) else { return };
-        say("warn", format_args!("container {name}: {}, and it goes on", pod::oom_text(kills)));
+        let (name, text) = (name.to_owned(), format!("{}, and it goes on", pod::oom_text(kills)));
+        say("warn", format_args!("container {name}: {text}"));
+        self.event(EventType::Warning, "OOMKilling", Some(&name), &text);
         self.unsaved = true;
         self.save();
     }

@@ -27,6 +27,7 @@ use crate::pod::{self, Action, Now};
 pub(super) use crate::runtime::say::say;
 use crate::runtime::{Error, container};
 use crate::state::Roots;
+use crate::state::events::Event;
 use crate::state::pods::PodDir;
 use crate::state::record::{Deletion, PodRecord, Status};
 
@@ -126,6 +127,8 @@ pub struct Pod {
     pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
     pub(super) over: bool,
+    /// Events that are not in their file yet.
+    pub(super) events: Vec<Event>,
     /// A successor comes after us.
     pub(super) handed_over: bool,
     /// The task that accepts connections.
@@ -187,6 +190,7 @@ impl Pod {
             ready,
             warnings: Vec::new(),
             over: false,
+            events: Vec::new(),
             handed_over: false,
             serving: None,
         })
@@ -215,6 +219,7 @@ impl Pod {
             Ok(wake) => {
                 let warnings = std::mem::take(&mut self.warnings);
                 self.answer_run(&Ready::Started { warnings });
+                self.write_events();
                 // From here on this process mostly sleeps.
                 memory::release_free();
                 let mut wake = wake;
@@ -224,6 +229,7 @@ impl Pod {
                     if !self.handed_over {
                         wake = self.settle().await?;
                     }
+                    self.write_events();
                 }
             }
             Err(e) => self.undo(&e).await?,
@@ -369,7 +375,13 @@ impl Pod {
             },
             Action::StopAll => self.stop_all(),
             Action::Stop { index } => self.stop(vec![index]),
-            Action::KillAll => self.kill_all(),
+            Action::KillAll => {
+                // By force there is no grace to exceed.
+                if self.status.deletion.as_ref().is_some_and(|deletion| deletion.grace_seconds > 0) {
+                    self.grace_exceeded_event();
+                }
+                self.kill_all();
+            }
             Action::Kill { index } => self.kill(index),
             Action::Initialized => {
                 pod::apply_initialized(&mut self.status, now());

@@ -18,6 +18,7 @@ use super::watch::watch;
 use crate::cgroup::CgroupDriver;
 use crate::pod;
 use crate::runtime::{Error, container};
+use crate::state::events::EventType;
 use crate::state::record::Exit;
 use crate::state::start_ticks;
 
@@ -55,6 +56,7 @@ impl Pod {
 
     pub(super) fn start_failed(&mut self, index: usize, attempt: u32, e: &Error) {
         say("error", e);
+        self.container_event(EventType::Warning, "Failed", index, &format!("Error: {e}"));
         let time = now();
         let exit = Exit {
             id: container::instance_id(&self.record, &self.record.containers[index], attempt),
@@ -69,6 +71,7 @@ impl Pod {
             oom_kills: 0,
         };
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
+        self.back_off_event(index);
     }
 
     /// What containers are made with.
@@ -89,8 +92,14 @@ impl Pod {
         };
         let instance = self.instance(index, attempt, &prepared.id, false);
         let cgroup = instance.cgroup.clone();
-        let done = match prepared.launch(&context, index) {
-            Ok(created) => self.start_created(index, attempt, created).await,
+        let launched = prepared.launch(&context, index);
+        let image = format!("Container image {:?} already present on machine", self.record.containers[index].image_ref);
+        self.container_event(EventType::Normal, "Pulled", index, &image);
+        let done = match launched {
+            Ok(created) => {
+                self.container_event(EventType::Normal, "Created", index, "Container created");
+                self.start_created(index, attempt, created).await
+            }
             Err(e) => Err(e),
         };
         if done.is_err() {
@@ -154,6 +163,7 @@ impl Pod {
             self.unsaved = true;
             return Err(e);
         }
+        self.container_event(EventType::Normal, "Started", index, "Container started");
         // Released and executed: the start pipe has no reader any more.
         self.keeper.drop_slot(slot(Part::Start)).map_err(keeper_error)
     }

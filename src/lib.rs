@@ -4,12 +4,14 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod config;
 pub mod control;
 pub mod cpu_list;
 pub mod cri;
 pub mod embedded;
 pub mod image;
 pub mod manifest;
+pub mod network;
 pub mod pod;
 pub mod runtime;
 pub mod state;

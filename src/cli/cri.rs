@@ -12,12 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::value::RawValue;
 
 use super::out::Out;
-use super::{Context, Error};
+use super::{Context, Error, NetworkOption};
 use crate::cri::dispatch::{self, Asked, Refusal};
 use crate::cri::messages::ContainerEventResponse;
 use crate::cri::rpc::{self, Limits};
 use crate::cri::service::Events;
 use crate::cri::{HostService, RuntimeService, host, json};
+use crate::network;
 
 /// Speak CRI in JSON over standard input and output.
 #[derive(Debug, Args)]
@@ -34,11 +35,19 @@ pub struct Cri {
     /// Print the methods there are
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    network: NetworkOption,
 }
 
 impl Cri {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
-        let service = HostService::new(context.roots.clone(), context.cgroup_driver);
+        let settings = context.settings(&self.network)?;
+        if settings.network.mode == network::Mode::Host {
+            return Err(Error::usage(
+                "the client says which pods have the host's network; --network none, bridge or cni for the others",
+            ));
+        }
+        let service = HostService::new(context.roots.clone(), settings);
         match self.method {
             _ if self.list => list(),
             Some(method) => call(&service, &method),

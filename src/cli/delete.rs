@@ -114,7 +114,7 @@ impl Delete {
         if self.select.all_namespaces {
             return Err(Error::usage("-A needs -l or --all"));
         }
-        for pod in run::read_all(&self.files, context)? {
+        for pod in run::read_all(&self.files, context, false)? {
             let metadata = pod.metadata;
             wanted.push((
                 metadata.namespace.unwrap_or_else(|| context.namespace.clone()),

@@ -36,7 +36,10 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::cgroup::DriverKind;
+use crate::config::Config;
+use crate::network;
 use crate::pod::{self, Liveness};
+use crate::runtime::Settings;
 use crate::state::{DEFAULT_ROOT, DEFAULT_STATE, Listed, PodEntry, Roots, Unreadable};
 pub use error::Error;
 
@@ -73,6 +76,23 @@ struct Global {
     #[arg(long, global = true, env = "HUSK_CGROUP_DRIVER", hide_env_values = true, value_name = "NAME", default_value = "cgroupfs",
         hide_possible_values = true, value_parser = driver_kinds())]
     cgroup_driver: DriverKind,
+    /// The configuration [default: /etc/husk/config.yaml, where there is one]
+    #[arg(long, global = true, env = "HUSK_CONFIG", hide_env_values = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Where pods have their network from.
+#[derive(Debug, Args)]
+struct NetworkOption {
+    /// The network of new pods: bridge (addresses of husk's), cni (plugins), host or none (a loopback interface) [default: what the
+    /// configuration says, else none]
+    #[arg(long, env = "HUSK_NETWORK", hide_env_values = true, value_name = "MODE", hide_possible_values = true, value_parser = network_modes())]
+    network: Option<network::Mode>,
+}
+
+fn network_modes() -> impl TypedValueParser<Value = network::Mode> {
+    PossibleValuesParser::new(network::Mode::ALL.map(network::Mode::name))
+        .map(|name| network::Mode::of_name(&name).unwrap_or_default())
 }
 
 /// The names of the cgroup drivers.
@@ -151,6 +171,8 @@ struct Context {
     roots: Roots,
     /// For new pods.
     cgroup_driver: DriverKind,
+    /// `--config`.
+    config: Option<PathBuf>,
     /// `-n`, or `default`.
     namespace: String,
     /// `-n` was given, so a manifest may not name another one.
@@ -201,6 +223,7 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
     let context = Context {
         roots: Roots::new(&cli.global.root, &cli.global.state)?,
         cgroup_driver: cli.global.cgroup_driver,
+        config: cli.global.config,
         namespace_given: cli.global.namespace.is_some(),
         namespace: cli.global.namespace.unwrap_or_else(|| "default".into()),
     };
@@ -208,6 +231,13 @@ fn dispatch(cli: Cli) -> Result<(), Error> {
 }
 
 impl Context {
+    /// What holds for new pods; reads the configuration.
+    fn settings(&self, option: &NetworkOption) -> Result<Settings, Error> {
+        let mut network = Config::load(self.config.as_deref()).map_err(Error::failed)?.network;
+        network.mode = option.network.unwrap_or(network.mode);
+        Ok(Settings { cgroup_driver: self.cgroup_driver, network })
+    }
+
     /// The pod of this name (or uid) in the namespace of the command line; `word` may be `pod/NAME`.
     fn find(&self, word: &str) -> Result<PodEntry, Error> {
         let name = names::name(word).map_err(Error::usage)?;

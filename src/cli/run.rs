@@ -7,11 +7,11 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::out::{self, Out};
-use super::{Context, Error};
+use super::{Context, Error, NetworkOption};
 use crate::cgroup::Hierarchies;
 use crate::image::Store;
 use crate::state::record::Owner;
-use crate::{manifest, runtime};
+use crate::{manifest, network, runtime};
 
 /// Start the pods of a manifest.
 #[derive(Debug, Args)]
@@ -20,24 +20,27 @@ pub struct Run {
     /// Manifests, YAML or JSON, one or more documents each; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
+    #[command(flatten)]
+    network: NetworkOption,
 }
 
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
-        let pods = read_all(&self.files, context)?;
+        let settings = context.settings(&self.network)?;
+        let pods = read_all(&self.files, context, settings.network.mode == network::Mode::Host)?;
         if pods.len() > 1 {
             // What a manifest cannot tell by itself (images, the commands in them): seen for all before the first is made.
             let store = Store::open(&context.roots.root)?;
             let host = Hierarchies::detect().map_err(|e| runtime::Error::Host { what: e.to_string() })?;
             for pod in &pods {
-                runtime::resolve::pod(&context.roots, context.cgroup_driver, &store, &host, pod.clone(), Owner::Cli)?;
+                runtime::resolve::pod(&context.roots, &settings, &store, &host, pod.clone(), Owner::Cli)?;
             }
         }
         let mut out = Out::new();
         let mut failed = false;
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            match runtime::run(&context.roots, context.cgroup_driver, pod, Owner::Cli) {
+            match runtime::run(&context.roots, &settings, pod, Owner::Cli) {
                 Ok(outcome) => {
                     for warning in &outcome.warnings {
                         out::say(format!("pod {name}: warning: {warning}"));
@@ -55,8 +58,8 @@ impl Run {
     }
 }
 
-/// The pods of all files, defaulted and valid, or the first thing that is wrong with any of them.
-pub(super) fn read_all(files: &[String], context: &Context) -> Result<Vec<Pod>, Error> {
+/// The pods of all files, defaulted and valid, or the first thing that is wrong with any of them. `host_network`: as if all said so.
+pub(super) fn read_all(files: &[String], context: &Context, host_network: bool) -> Result<Vec<Pod>, Error> {
     let mut pods: Vec<Pod> = Vec::new();
     if files.iter().filter(|file| *file == "-").count() > 1 {
         return Err(Error::usage("- can be given once: standard input is read to its end"));
@@ -77,6 +80,10 @@ pub(super) fn read_all(files: &[String], context: &Context) -> Result<Vec<Pod>, 
                     "{source}: metadata.namespace: is {namespace:?}, but -n says {:?}; leave one of them out",
                     context.namespace
                 )));
+            }
+            if host_network && let Some(spec) = &mut pod.spec {
+                // As if the manifest said so: what is not possible with the host's network is refused as ever.
+                spec.host_network = Some(true);
             }
             manifest::default(&mut pod);
             manifest::validate(&pod).map_err(|errors| invalid(source, &errors))?;

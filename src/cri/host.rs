@@ -17,7 +17,7 @@ use super::messages::*;
 use super::service::{Events, ImageService, RuntimeService, Subject};
 use super::status::Status;
 use crate::cgroup::DriverKind;
-use crate::runtime::driven;
+use crate::runtime::{Settings, driven};
 use crate::state::Roots;
 
 /// Answers CRI requests for one pair of roots. It holds nothing but their paths: every answer is what is on disk and in the kernel now.
@@ -25,7 +25,7 @@ use crate::state::Roots;
 pub struct HostService {
     roots: Roots,
     /// For new pods.
-    cgroup_driver: DriverKind,
+    settings: Settings,
 }
 
 /// The RPCs that this host fulfils; the others say `UNIMPLEMENTED`.
@@ -58,9 +58,9 @@ pub const METHODS: &[&str] = &[
 ];
 
 impl HostService {
-    /// The service over these roots; touches nothing. `cgroup_driver` makes the cgroups of sandboxes whose client names no parent for them.
-    pub fn new(roots: Roots, cgroup_driver: DriverKind) -> HostService {
-        HostService { roots, cgroup_driver }
+    /// The service over these roots; touches nothing. `settings` are those of sandboxes of which the client says nothing else.
+    pub fn new(roots: Roots, settings: Settings) -> HostService {
+        HostService { roots, settings }
     }
 }
 
@@ -76,11 +76,11 @@ impl RuntimeService for HostService {
     }
 
     fn status(&self, request: StatusRequest) -> Result<StatusResponse, Status> {
-        Ok(ready::status(&self.roots, self.cgroup_driver, &request))
+        Ok(ready::status(&self.roots, &self.settings, &request))
     }
 
     fn run_pod_sandbox(&self, request: RunPodSandboxRequest) -> Result<RunPodSandboxResponse, Status> {
-        pods::run(&self.roots, self.cgroup_driver, request)
+        pods::run(&self.roots, &self.settings, request)
     }
 
     fn stop_pod_sandbox(&self, request: StopPodSandboxRequest) -> Result<StopPodSandboxResponse, Status> {
@@ -176,7 +176,7 @@ impl RuntimeService for HostService {
     }
 
     fn runtime_config(&self, _request: RuntimeConfigRequest) -> Result<RuntimeConfigResponse, Status> {
-        let driver = match self.cgroup_driver {
+        let driver = match self.settings.cgroup_driver {
             DriverKind::Cgroupfs => CgroupDriver::Cgroupfs,
             DriverKind::Systemd => CgroupDriver::Systemd,
         };
@@ -228,7 +228,7 @@ mod tests {
         }
         fn service(&self) -> HostService {
             let roots = Roots::new(&self.0.join("root"), &self.0.join("state")).unwrap();
-            HostService::new(roots, DriverKind::Cgroupfs)
+            HostService::new(roots, Settings::default())
         }
     }
     impl Drop for Scratch {

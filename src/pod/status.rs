@@ -9,11 +9,12 @@ use super::rules::{RestartPolicy, is_running, pod_settled, restart_policy};
 use crate::manifest;
 use crate::state::record::{Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
 use k8s_openapi::api::core::v1::{
-    self, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
-    PodStatus,
+    self, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Whether the pod's lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +134,15 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         }
         None => (None, None),
     };
+    let network = status.sandbox.as_ref().and_then(|s| s.network.as_deref());
+    let pod_ips = network.map(|n| n.ips.as_slice()).unwrap_or_default();
+    let host_ips = network.map(|n| n.host_ips.as_slice()).unwrap_or_default();
+    let list = |ips: &[IpAddr]| Some(ips.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|l| !l.is_empty());
     pod.status = Some(PodStatus {
+        host_ip: host_ips.first().map(ToString::to_string),
+        host_ips: list(host_ips).map(|ips| ips.into_iter().map(|ip| HostIP { ip }).collect()),
+        pod_ip: pod_ips.first().map(ToString::to_string),
+        pod_ips: list(pod_ips).map(|ips| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         phase: Some(phase(record, status, live).to_string()),
         conditions: Some(conditions::conditions(&seen)),
         container_statuses: Some(seen.container_statuses(ContainerKind::App)),

@@ -10,12 +10,14 @@ pub mod images;
 pub mod keeper;
 pub mod limits;
 pub mod mounts;
+pub mod network;
 pub mod remove;
 pub mod resolve;
 pub mod run;
 pub mod sandbox;
 pub mod say;
 pub mod scope;
+pub mod settings;
 pub mod spec;
 pub mod update;
 pub mod upgrade;
@@ -24,6 +26,7 @@ pub use delete::{DeleteOptions, delete};
 pub use error::Error;
 pub use remove::GcReport;
 pub use run::{RunOutcome, run, run_record};
+pub use settings::Settings;
 
 /// Collects everything that belongs to no pod; see [`remove::gc`].
 ///

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
     Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
 };
 
-use super::{Error, limits, spec};
+use super::{Error, Settings, limits, network, spec};
 use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Hierarchies, Limits, Permissions, systemd};
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
@@ -34,7 +34,7 @@ pub fn memory_capacity_bytes() -> u64 {
 /// A field that does not fit the image or the host; nothing was changed.
 pub fn pod(
     roots: &Roots,
-    cgroup_driver: DriverKind,
+    settings: &Settings,
     store: &Store,
     host: &Hierarchies,
     pod: Pod,
@@ -71,6 +71,7 @@ pub fn pod(
         manifest::QosClass::BestEffort => "besteffort",
     };
     let parent = roots.cgroup_parent();
+    let cgroup_driver = settings.cgroup_driver;
     let cgroup = match cgroup_driver {
         DriverKind::Cgroupfs if class.is_empty() => format!("{parent}/pods/pod{uid}"),
         DriverKind::Cgroupfs => format!("{parent}/pods/{class}/pod{uid}"),
@@ -87,13 +88,13 @@ pub fn pod(
         cgroup_driver,
         log_dir: roots.log_dir(&namespace, &name, &uid).to_string_lossy().into_owned(),
         id: uid,
-        sandbox: sandbox(&pod, &spec, whole)?,
+        sandbox: sandbox(settings, &pod, &spec, whole)?,
         pod,
         containers,
     })
 }
 
-fn sandbox(pod: &Pod, spec: &PodSpec, limits: Limits) -> Result<SandboxRecord, Error> {
+fn sandbox(settings: &Settings, pod: &Pod, spec: &PodSpec, limits: Limits) -> Result<SandboxRecord, Error> {
     let host = |e: manifest::FieldError| Error::Host { what: e.to_string() };
     let security = spec.security_context.as_ref();
     let sysctls = security.and_then(|s| s.sysctls.as_deref()).unwrap_or_default();
@@ -103,9 +104,15 @@ fn sandbox(pod: &Pod, spec: &PodSpec, limits: Limits) -> Result<SandboxRecord, E
         let size_bytes = if memory { manifest::memory_volume_bytes(v).map_err(host)? } else { None };
         volumes.push(VolumeRecord { name: v.name.clone(), memory, size_bytes });
     }
+    let host_network = spec.host_network.unwrap_or(false);
+    let network = network::plan(&settings.network, host_network, network::ports(spec)).map_err(|what| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        Error::Image { field: format!("pod {name}: {}", network::first_host_port(spec)), what }
+    })?;
     Ok(SandboxRecord {
         hostname: hostname(pod),
-        host_network: spec.host_network.unwrap_or(false),
+        host_network: network.mode == crate::network::Mode::Host,
+        network,
         host_ipc: spec.host_ipc.unwrap_or(false),
         host_pid: spec.host_pid.unwrap_or(false),
         sysctls: sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use husk_oci::sys::process;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, container, keeper, limits, remove, resolve, sandbox, scope};
-use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits};
+use super::{Error, Settings, container, keeper, limits, network, remove, resolve, sandbox, scope};
+use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
 use crate::control::{HELPED, Ready};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
@@ -37,18 +37,18 @@ const TRIES: u32 = 3;
 const MAKING_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs one pod: reserves its name, writes its record, starts its keeper and waits until the sandbox is up and the first containers
-/// were started. Blocks for that long. `cgroup_driver` makes the cgroups of a new pod.
+/// were started. Blocks for that long.
 ///
 /// # Errors
 /// The pod cannot be run as it stands, or the host refuses; everything that was made is undone then.
-pub fn run(roots: &Roots, cgroup_driver: DriverKind, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
+pub fn run(roots: &Roots, settings: &Settings, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
     pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
     let driver = detect()?;
-    let record = resolve::pod(roots, cgroup_driver, &store, driver.hierarchies(), pod, owner)?;
-    run_with(roots, &driver, &record)
+    let record = resolve::pod(roots, settings, &store, driver.hierarchies(), pod, owner)?;
+    run_with(roots, &driver, settings, &record)
 }
 
 fn detect() -> Result<Cgroupfs, Error> {
@@ -59,11 +59,11 @@ fn detect() -> Result<Cgroupfs, Error> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_record(roots: &Roots, record: &PodRecord) -> Result<RunOutcome, Error> {
-    run_with(roots, &detect()?, record)
+pub fn run_record(roots: &Roots, settings: &Settings, record: &PodRecord) -> Result<RunOutcome, Error> {
+    run_with(roots, &detect()?, settings, record)
 }
 
-fn run_with(roots: &Roots, driver: &Cgroupfs, record: &PodRecord) -> Result<RunOutcome, Error> {
+fn run_with(roots: &Roots, driver: &Cgroupfs, settings: &Settings, record: &PodRecord) -> Result<RunOutcome, Error> {
     let id = &record.id;
     // The client of a driven pod knows it by its id alone, and may have several of one name.
     let name = (!record.driven()).then(|| (record.namespace(), record.name()));
@@ -73,7 +73,7 @@ fn run_with(roots: &Roots, driver: &Cgroupfs, record: &PodRecord) -> Result<RunO
     let mut tries = 0;
     while tries < TRIES {
         match roots.reserve(name, id)? {
-            Reserved::New(reservation) => return start(roots, driver, record, reservation),
+            Reserved::New(reservation) => return start(roots, driver, settings, record, reservation),
             Reserved::Same(entry) => return same(&entry, record),
             Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Reserved::Making => {
@@ -112,9 +112,19 @@ fn same(entry: &PodEntry, record: &PodRecord) -> Result<RunOutcome, Error> {
     Ok(RunOutcome { id: entry.id.clone(), created: false, warnings: Vec::new() })
 }
 
-fn start(roots: &Roots, driver: &Cgroupfs, record: &PodRecord, reservation: Reservation) -> Result<RunOutcome, Error> {
+fn start(
+    roots: &Roots,
+    driver: &Cgroupfs,
+    settings: &Settings,
+    record: &PodRecord,
+    reservation: Reservation,
+) -> Result<RunOutcome, Error> {
     let dir = reservation.dir.clone();
-    let outcome = launch(roots, driver, record, reservation).and_then(|(keeper, mut ready, scope)| {
+    let mut record = record.clone();
+    let launched = network::reserve(roots, &settings.network, &mut record)
+        .and_then(|()| launch(roots, driver, &record, reservation));
+    let record = &record;
+    let outcome = launched.and_then(|(keeper, mut ready, scope)| {
         let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| {
             // keeper is in there by now, and nobody else is needed.
             drop(scope);

@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{DeviceKind, DriverKind, Limits};
+use crate::network;
 
 /// Version of both files. A file of another version is reported, never guessed at.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Who created the pod; a CRI client sees its own pods only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,9 @@ pub struct SandboxRecord {
     pub hostname: String,
     /// The host's network, and with it the host's UTS namespace.
     pub host_network: bool,
+    /// Where its network comes from, and what was reserved for it.
+    #[serde(default)]
+    pub network: network::Plan,
     /// The host's IPC namespace.
     pub host_ipc: bool,
     /// The host's PID namespace.
@@ -359,6 +363,9 @@ pub struct Sandbox {
     pub ready_at: jiff::Timestamp,
     /// Set when pause has died.
     pub ended: bool,
+    /// Its network, once made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Box<network::Status>>,
 }
 
 /// A request to end the pod.

@@ -18,7 +18,7 @@ use super::streams::Pump;
 use super::watch::watch;
 use crate::control::{HELPED, Ready};
 use crate::pod;
-use crate::runtime::{Error, container, remove, sandbox};
+use crate::runtime::{Error, container, network, remove, sandbox};
 use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
 
@@ -70,11 +70,17 @@ impl Pod {
         for warning in warnings {
             self.warn(warning);
         }
+        let network = Some(Box::new(network::attach(&self.roots, &self.record, held.pidfd.as_fd())?));
         self.pause = Some(held.pidfd);
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
-        self.status.sandbox =
-            Some(Sandbox { pid: held.pid, start_ticks: ticks, ready_at: jiff::Timestamp::now(), ended: false });
+        self.status.sandbox = Some(Sandbox {
+            pid: held.pid,
+            start_ticks: ticks,
+            ready_at: jiff::Timestamp::now(),
+            ended: false,
+            network,
+        });
         // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
         self.unsaved = true;
         Ok(())

@@ -6,9 +6,10 @@ use super::resources::{enforceable, merge, within_sandbox};
 use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits, systemd};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
-use crate::runtime::driven;
+use crate::network::{Port, Protocol as PortProtocol};
 use crate::runtime::limits::POD_PIDS;
 use crate::runtime::resolve::Asked;
+use crate::runtime::{Settings, driven, network};
 use crate::state::Roots;
 use crate::state::record::{
     Access, ClientContainer, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation, SandboxRecord, VERSION,
@@ -25,7 +26,7 @@ fn unsupported(field: &str, what: impl std::fmt::Display) -> Status {
 }
 
 /// The sandbox that a client asks for.
-pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxRequest) -> Result<PodRecord, Status> {
+pub(super) fn sandbox(roots: &Roots, settings: &Settings, request: RunPodSandboxRequest) -> Result<PodRecord, Status> {
     if !request.runtime_handler.is_empty() {
         let what = format!("there is no runtime handler {:?}; leave it empty", request.runtime_handler);
         return Err(wrong("runtimeHandler", what));
@@ -44,10 +45,6 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
     if config.windows.is_some() {
         return Err(unsupported("config.windows", "this host is linux"));
     }
-    if let Some(port) = config.port_mappings.iter().find(|p| p.host_port != 0) {
-        let what = format!("host port {}: pods have no address yet; use the host's network", port.host_port);
-        return Err(unsupported("config.portMappings", what));
-    }
     if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
         return Err(wrong("config.logDirectory", format!("{:?}: must be an absolute path", config.log_directory)));
     }
@@ -64,7 +61,8 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
     let host_pid = pid == PidMode::Node;
     users(&format!("{at}.usernsOptions"), namespaces.userns_options.as_ref())?;
     let id = driven::sandbox_id(&meta.namespace, &meta.name, &meta.uid, meta.attempt);
-    let Place { cgroup, cgroup_driver, foreign_cgroup } = place(roots, driver, &id, &linux.cgroup_parent)?;
+    let Place { cgroup, cgroup_driver, foreign_cgroup } =
+        place(roots, settings.cgroup_driver, &id, &linux.cgroup_parent)?;
     // Of a cgroup that the client has made nothing of this is written: its limits are the client's.
     let mut limits = Limits {
         pids_max: Some(POD_PIDS),
@@ -82,6 +80,9 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
     {
         merge("config.linux.overhead", overhead, &mut Limits::default())?;
     }
+    let ports = ports(&config.port_mappings)?;
+    let network =
+        network::plan(&settings.network, host_network, ports).map_err(|what| wrong("config.portMappings", what))?;
     let hostname = match (host_network, config.hostname.as_str()) {
         (true, _) => nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         (false, "") => meta.name.chars().take(63).collect(),
@@ -123,6 +124,7 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
         sandbox: SandboxRecord {
             hostname,
             host_network,
+            network,
             host_ipc,
             host_pid,
             sysctls: linux.sysctls.into_iter().collect(),
@@ -136,6 +138,35 @@ pub(super) fn sandbox(roots: &Roots, driver: DriverKind, request: RunPodSandboxR
         },
         containers: Vec::new(),
     })
+}
+
+/// Ports of the host that lead to the pod. Those without a number of the host are the client's own notes.
+fn ports(mappings: &[PortMapping]) -> Result<Vec<Port>, Status> {
+    let mut ports: Vec<Port> = Vec::new();
+    for (i, m) in mappings.iter().enumerate().filter(|(_, m)| m.host_port != 0) {
+        let at = |field: &str| format!("config.portMappings[{i}].{field}");
+        let number = |field: &str, number: i32| {
+            let port = u16::try_from(number).ok().filter(|n| *n != 0);
+            port.ok_or_else(|| wrong(&at(field), format!("{number}: 1 to 65535")))
+        };
+        let host_ip = match m.host_ip.as_str() {
+            "" => None,
+            ip => Some(ip.parse().map_err(|_| wrong(&at("hostIp"), format!("{ip:?} is no IP address")))?),
+        };
+        let protocol = match Protocol::try_from(m.protocol) {
+            Ok(Protocol::Tcp) => PortProtocol::Tcp,
+            Ok(Protocol::Udp) => PortProtocol::Udp,
+            Ok(Protocol::Sctp) => PortProtocol::Sctp,
+            Err(_) => return Err(wrong(&at("protocol"), format!("{} is none", m.protocol))),
+        };
+        ports.push(Port {
+            protocol,
+            host_port: number("hostPort", m.host_port)?,
+            container_port: number("containerPort", m.container_port)?,
+            host_ip: host_ip.filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
+        });
+    }
+    Ok(ports)
 }
 
 /// Where a sandbox lives.
@@ -542,7 +573,7 @@ mod tests {
             let roots = Roots { root: "/r".into(), state: "/s".into() };
             let metadata = PodSandboxMetadata { name: "n".into(), uid: "u".into(), namespace: "d".into(), attempt: 0 };
             let config = PodSandboxConfig { metadata: Some(metadata), log_directory: dir.into(), ..Default::default() };
-            sandbox(&roots, DriverKind::Cgroupfs, RunPodSandboxRequest { config: Some(config), ..Default::default() })
+            sandbox(&roots, &Settings::default(), RunPodSandboxRequest { config: Some(config), ..Default::default() })
                 .unwrap()
         };
         let record = record("/logs/");

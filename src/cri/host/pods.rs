@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::config::{self, selected};
 use super::containers;
-use crate::cgroup::DriverKind;
 use crate::control::Refusal;
 use crate::cri::messages::*;
 use crate::cri::status::{Code, Status};
+use crate::runtime::Settings;
 use crate::runtime::driven::{self, Refused};
 use crate::state::record::{PidMode, PodRecord};
 use crate::state::{PodEntry, Roots};
@@ -33,11 +33,11 @@ impl From<crate::runtime::Error> for Status {
 
 pub(super) fn run(
     roots: &Roots,
-    driver: DriverKind,
+    settings: &Settings,
     request: RunPodSandboxRequest,
 ) -> Result<RunPodSandboxResponse, Status> {
-    let record = config::sandbox(roots, driver, request)?;
-    let outcome = crate::runtime::run_record(roots, &record)?;
+    let record = config::sandbox(roots, settings, request)?;
+    let outcome = crate::runtime::run_record(roots, settings, &record)?;
     if !outcome.created && !ready(&driven::sandbox(roots, &outcome.id)?) {
         let what = "exists and is not ready; remove it, or use another attempt";
         return Err(Status::new(Code::AlreadyExists, format!("pod sandbox {}: {what}", outcome.id)));
@@ -125,12 +125,22 @@ pub(super) fn message(entry: &PodEntry) -> PodSandboxStatus {
         metadata: Some(metadata(record)),
         state: state.into(),
         created_at: nanos(record.created_at),
-        // There are no pod addresses yet; on the host's network CRI wants none.
-        network: Some(PodSandboxNetworkStatus::default()),
+        network: Some(addresses(entry)),
         linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options: Some(options) }) }),
         labels: words(&record.pod.metadata.labels),
         annotations: words(&record.pod.metadata.annotations),
         runtime_handler: sandbox.runtime_handler.clone(),
+    }
+}
+
+/// On the host's network CRI wants none.
+fn addresses(entry: &PodEntry) -> PodSandboxNetworkStatus {
+    let network = entry.status.sandbox.as_ref().and_then(|s| s.network.as_ref());
+    let mut ips =
+        network.filter(|_| !entry.record.sandbox.host_network).map(|n| n.ips.as_slice()).unwrap_or_default().iter();
+    PodSandboxNetworkStatus {
+        ip: ips.next().map(ToString::to_string).unwrap_or_default(),
+        additional_ips: ips.map(|ip| PodIp { ip: ip.to_string() }).collect(),
     }
 }
 

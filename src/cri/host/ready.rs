@@ -4,9 +4,12 @@ use serde_json::json;
 
 use crate::cgroup::{Cgroupfs, DriverKind, systemd};
 use crate::cri::messages::*;
+use crate::network::Mode;
+use crate::runtime::Settings;
 use crate::state::Roots;
 
-pub(super) fn status(roots: &Roots, driver: DriverKind, request: &StatusRequest) -> StatusResponse {
+pub(super) fn status(roots: &Roots, settings: &Settings, request: &StatusRequest) -> StatusResponse {
+    let driver = settings.cgroup_driver;
     let runtime = match Cgroupfs::detect() {
         Ok(_) if driver == DriverKind::Systemd && !systemd::is_init() => {
             let what = "the systemd cgroup driver needs systemd as the host's init, and it is not";
@@ -15,12 +18,15 @@ pub(super) fn status(roots: &Roots, driver: DriverKind, request: &StatusRequest)
         Ok(_) => condition("RuntimeReady", true, "", ""),
         Err(e) => condition("RuntimeReady", false, "NoCgroups", &e.to_string()),
     };
-    let network = condition(
-        "NetworkReady",
-        true,
-        "LoopbackOnly",
-        "a pod has a network namespace of its own with a loopback interface, or the host's network; there are no pod addresses",
-    );
+    let network = match settings.network.mode {
+        Mode::None | Mode::Host => condition(
+            "NetworkReady",
+            true,
+            "LoopbackOnly",
+            "a pod has a network namespace of its own with a loopback interface, or the host's network; there are no pod addresses",
+        ),
+        Mode::Bridge | Mode::Cni => condition("NetworkReady", true, "", ""),
+    };
     let mut info = std::collections::BTreeMap::new();
     if request.verbose {
         let config = json!({
@@ -28,6 +34,7 @@ pub(super) fn status(roots: &Roots, driver: DriverKind, request: &StatusRequest)
             "state": roots.state.display().to_string(),
             "cgroupParent": roots.cgroup_parent(),
             "cgroupDriver": driver.name(),
+            "network": settings.network.mode.name(),
         });
         info.insert("config".to_owned(), config.to_string());
     }

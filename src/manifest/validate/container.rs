@@ -163,13 +163,13 @@ fn check_ports(ports: &[ContainerPort], path: &str, host_network: bool, r: &mut 
             }
         }
         r.word(format!("{path}.protocol"), protocol, &["TCP", "UDP", "SCTP"]);
-        r.refuse(format!("{path}.hostIP"), host_ip.as_ref().is_some_and(|ip| !ip.is_empty()));
+        if let Some(ip) = host_ip.as_deref().filter(|ip| !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err()) {
+            r.add(format!("{path}.hostIP"), format!("{ip:?} is no IP address"));
+        }
         match host_port {
             None | Some(0) => {}
-            Some(_) if !host_network => {
-                r.add(format!("{path}.hostPort"), "not supported yet; remove it, or use hostNetwork");
-            }
-            Some(port) if port != container_port => {
+            Some(port) if !(1..=65535).contains(port) => check_port_number(*port, format!("{path}.hostPort"), r),
+            Some(port) if host_network && port != container_port => {
                 r.add(
                     format!("{path}.hostPort"),
                     format!("{port} must be the containerPort {container_port} with hostNetwork"),
@@ -180,12 +180,18 @@ fn check_ports(ports: &[ContainerPort], path: &str, host_network: bool, r: &mut 
     }
 }
 
-/// With hostNetwork two containers can't listen on the same port.
-pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<(i32, String)>, r: &mut Report) {
+/// A port of the host leads to one container: protocol, address and number.
+pub(super) type HostPort = (String, String, i32);
+
+/// Two containers can't have the same port of the host.
+pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<HostPort>, r: &mut Report) {
     for (i, port) in c.ports.iter().flatten().enumerate() {
         let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-        let number = port.host_port.unwrap_or(port.container_port);
-        if !taken.insert((number, protocol)) {
+        // With hostNetwork it was filled in.
+        let Some(number) = port.host_port.filter(|number| *number != 0) else { continue };
+        let ip = port.host_ip.as_deref().unwrap_or_default();
+        let ip = if matches!(ip, "0.0.0.0" | "::") { "" } else { ip };
+        if !taken.insert((protocol, ip.to_owned(), number)) {
             r.add(format!("{path}.ports[{i}].hostPort"), format!("duplicate: {number} is already taken in this pod"));
         }
     }

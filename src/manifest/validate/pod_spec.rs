@@ -165,7 +165,7 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
             }
             container::check(c, &path, pod, spec, &volumes, r);
             // Init containers are over when the others listen.
-            if list == "containers" && host.network {
+            if list == "containers" || c.restart_policy.as_deref() == Some("Always") {
                 container::check_host_ports(c, &path, &mut host_ports, r);
             }
         }

@@ -302,8 +302,13 @@ fn container_fields_are_checked() {
             ),
             ("ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort"),
             ("ports: [{containerPort: 65536}]", "spec.containers[0].ports[0].containerPort"),
-            ("ports: [{containerPort: 1, hostPort: 1}]", "spec.containers[0].ports[0].hostPort"),
-            ("ports: [{containerPort: 1, hostIP: 1.2.3.4}]", "spec.containers[0].ports[0].hostIP"),
+            ("ports: [{containerPort: 1, hostPort: 65536}]", "spec.containers[0].ports[0].hostPort"),
+            ("ports: [{containerPort: 1, hostPort: -1}]", "spec.containers[0].ports[0].hostPort"),
+            ("ports: [{containerPort: 1, hostPort: 1, hostIP: 1.2.3}]", "spec.containers[0].ports[0].hostIP"),
+            (
+                "ports: [{containerPort: 1, hostPort: 8}, {containerPort: 2, hostPort: 8, hostIP: 0.0.0.0}]",
+                "spec.containers[0].ports[1].hostPort",
+            ),
             ("ports: [{containerPort: 1, protocol: tcp}]", "spec.containers[0].ports[0].protocol"),
             ("ports: [{containerPort: 1, name: a}, {containerPort: 2, name: a}]", "spec.containers[0].ports[1].name"),
         ],
@@ -313,6 +318,7 @@ fn container_fields_are_checked() {
         &[
             "tty: true, workingDir: /a/../b, command: [sh, ''], args: [\"a\\n\"], stdin: false",
             "ports: [{containerPort: 80, name: http}, {containerPort: 80, protocol: UDP}]",
+            "ports: [{containerPort: 80, hostPort: 8080, hostIP: '::1'}, {containerPort: 80, hostPort: 8080, protocol: SCTP}]",
             "env: [{name: A, value: \"\\n\"}, {name: a.b, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]",
             "imagePullPolicy: Never, terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File, envFrom: []",
         ],

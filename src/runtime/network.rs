@@ -1,0 +1,109 @@
+//! A pod's network from record to kernel and back: what [`crate::network`] does, in the order in which a pod needs it.
+//!
+//! 1. [`plan`], before the first side effect: the mode and the ports.
+//! 2. [`reserve`], before `pod.json` is written: the addresses. From then on the record tells all that may have to be undone.
+//! 3. [`attach`], once pause has its network namespace and before the first container starts. Whatever of it is there already is fine.
+//! 4. [`detach`], when the sandbox is gone. Whatever of it is gone already is fine, too.
+
+use std::os::fd::BorrowedFd;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::Error;
+use crate::network::{self, Config, Mode, Plan, Port, Protocol, Status};
+use crate::state::Roots;
+use crate::state::record::PodRecord;
+
+impl From<network::Error> for Error {
+    fn from(e: network::Error) -> Error {
+        Error::Host { what: e.to_string() }
+    }
+}
+
+/// The host ports of a pod's manifest: those of its app containers and sidecars. Others are over when somebody could connect.
+pub fn ports(spec: &PodSpec) -> Vec<Port> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let all = sidecars.chain(&spec.containers).flat_map(|c| c.ports.iter().flatten());
+    let port = |p: &k8s_openapi::api::core::v1::ContainerPort| {
+        let host_port = u16::try_from(p.host_port?).ok().filter(|port| *port != 0)?;
+        Some(Port {
+            protocol: p.protocol.as_deref().and_then(Protocol::of_name).unwrap_or_default(),
+            host_port,
+            container_port: u16::try_from(p.container_port).ok()?,
+            host_ip: p
+                .host_ip
+                .as_deref()
+                .and_then(|ip| ip.parse().ok())
+                .filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
+        })
+    };
+    all.filter_map(port).collect()
+}
+
+/// Where the manifest asks for the first of its host ports, for messages.
+pub fn first_host_port(spec: &PodSpec) -> String {
+    let lists =
+        [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers)];
+    for (list, containers) in lists {
+        for (i, c) in containers.iter().enumerate() {
+            let asks = |p: &k8s_openapi::api::core::v1::ContainerPort| p.host_port.is_some_and(|port| port != 0);
+            if let Some(j) = c.ports.iter().flatten().position(asks) {
+                return format!("spec.{list}[{i}].ports[{j}].hostPort");
+            }
+        }
+    }
+    "spec.hostNetwork".into()
+}
+
+/// Decides where a pod's network comes from.
+///
+/// # Errors
+/// A sentence: the host's ports are asked for, and there is nothing that could lead them to the pod.
+pub fn plan(config: &Config, host_network: bool, ports: Vec<Port>) -> Result<Plan, String> {
+    let mode = if host_network { Mode::Host } else { config.mode };
+    match mode {
+        Mode::Host if !host_network => Err("must be true where pods have the host's network".into()),
+        // A port of the pod is a port of the host.
+        Mode::Host => Ok(Plan { mode, ..Plan::default() }),
+        Mode::None if !ports.is_empty() => {
+            Err("the pod has no network that a port of the host could lead to; use --network bridge or cni".into())
+        }
+        Mode::None | Mode::Bridge | Mode::Cni => Ok(Plan { mode, ports, place: None }),
+    }
+}
+
+/// Reserves what the plan needs before it is written down.
+///
+/// # Errors
+/// There is no address left, or the kernel refuses.
+pub fn reserve(_roots: &Roots, _config: &Config, record: &mut PodRecord) -> Result<(), Error> {
+    match record.sandbox.network.mode {
+        Mode::None | Mode::Host => Ok(()),
+        mode @ (Mode::Bridge | Mode::Cni) => {
+            Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
+        }
+    }
+}
+
+/// Makes a pod's network in the namespace of its pause, and tells what it has. Blocks for as long as the kernel takes.
+///
+/// # Errors
+/// The kernel's. What was made goes with the pod.
+pub fn attach(_roots: &Roots, record: &PodRecord, _pause: BorrowedFd<'_>) -> Result<Status, Error> {
+    match record.sandbox.network.mode {
+        Mode::None | Mode::Host => Ok(Status::default()),
+        mode @ (Mode::Bridge | Mode::Cni) => {
+            Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
+        }
+    }
+}
+
+/// Takes away what a pod's network has outside its namespace, whose end takes the rest. `record`: when it can be read.
+pub fn detach(_roots: &Roots, _id: &str, _record: Option<&PodRecord>) -> Vec<Error> {
+    Vec::new()
+}
+
+/// Takes away what belongs to no known pod; what could not be is returned.
+pub fn gc(_roots: &Roots, _known: &std::collections::HashSet<String>) -> Vec<Error> {
+    Vec::new()
+}

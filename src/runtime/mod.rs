@@ -1,5 +1,6 @@
 //! CRI-shaped verbs over sandboxes and containers: the order of set-up, and its reverse on failure. No policy: that is `pod/`.
 
+pub mod apparmor;
 pub mod container;
 pub mod delete;
 pub mod devices;

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
 };
 
+use super::apparmor::{self, Wanted};
 use super::{Error, Settings, limits, network, spec};
 use crate::cgroup::{DeviceRule, DeviceRules, DriverKind, Hierarchies, Limits, Permissions, systemd};
 use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
@@ -158,6 +159,20 @@ fn device_rules(privileged: bool, asked: &[(DeviceRecord, Permissions)]) -> Opti
     Some(rules)
 }
 
+/// The container's word before the pod's.
+fn apparmor_wanted(spec: &PodSpec, own: &SecurityContext) -> Wanted {
+    let of_pod = spec.security_context.as_ref().and_then(|pod| pod.app_armor_profile.as_ref());
+    match own.app_armor_profile.as_ref().or(of_pod) {
+        None => Wanted::Unsaid,
+        Some(profile) => match (profile.type_.as_str(), &profile.localhost_profile) {
+            ("Unconfined", _) => Wanted::Unconfined,
+            ("Localhost", Some(name)) => Wanted::Named(name.clone()),
+            // Nothing else passes validation.
+            _ => Wanted::Default,
+        },
+    }
+}
+
 /// Drop first, then add, as Kubernetes does; `ALL` in either.
 fn capabilities(c: &Container) -> Result<Vec<String>, Error> {
     let asked = c.security_context.as_ref().and_then(|s| s.capabilities.clone()).unwrap_or_default();
@@ -260,6 +275,8 @@ fn container(
         readonly_root: security.read_only_root_filesystem.unwrap_or(false),
         masked_paths: nothing.clone(),
         readonly_paths: nothing,
+        apparmor: apparmor::choose(apparmor_wanted(&of_pod, &security), privileged)
+            .map_err(|what| at("securityContext.appArmorProfile", what))?,
         limits: Limits { devices: device_rules(privileged, &[]), ..Limits::default() },
         oom_score_adj: manifest::oom_score_adj(&of_pod, c, memory_capacity_bytes()),
         mounts,
@@ -333,6 +350,8 @@ pub struct Asked {
     pub masked_paths: Vec<String>,
     /// `readonly_paths`.
     pub readonly_paths: Vec<String>,
+    /// `apparmor`, or what `apparmor_profile` says in the older form.
+    pub apparmor: Wanted,
     /// `linux.resources`.
     pub limits: Limits,
     /// `linux.resources.oom_score_adj`.
@@ -394,6 +413,8 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         readonly_root: asked.readonly_root,
         masked_paths: paths(asked.masked_paths),
         readonly_paths: paths(asked.readonly_paths),
+        apparmor: apparmor::choose(asked.apparmor, asked.privileged)
+            .map_err(|what| ("linux.security_context.apparmor", what))?,
         limits: Limits { devices: device_rules(asked.privileged, &asked.devices), ..asked.limits },
         oom_score_adj: asked.oom_score_adj,
         mounts: asked.mounts,

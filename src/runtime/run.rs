@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use husk_oci::sys::process;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, Settings, container, keeper, limits, network, remove, resolve, sandbox, scope};
+use super::{Error, Settings, apparmor, container, keeper, limits, network, remove, resolve, sandbox, scope};
 use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
 use crate::control::{HELPED, Ready};
 use crate::image::Store;
@@ -48,6 +48,7 @@ pub fn run(roots: &Roots, settings: &Settings, mut pod: Pod, owner: Owner) -> Re
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
     let driver = detect()?;
     let record = resolve::pod(roots, settings, &store, driver.hierarchies(), pod, owner)?;
+    apparmor::ensure(&record.containers)?;
     run_with(roots, &driver, settings, &record)
 }
 

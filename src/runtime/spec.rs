@@ -94,7 +94,7 @@ pub fn process(container: &ContainerRecord, argv: Vec<String>, tty: bool) -> Res
         .umask(0o022_u32)
         .build()
         .map_err(build)?;
-    ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(tty)
         .user(user)
         .args(argv)
@@ -104,7 +104,9 @@ pub fn process(container: &ContainerRecord, argv: Vec<String>, tty: bool) -> Res
         .no_new_privileges(container.no_new_privileges)
         .oom_score_adj(container.oom_score_adj)
         .build()
-        .map_err(build)
+        .map_err(build)?;
+    process.set_apparmor_profile(container.apparmor.clone());
+    Ok(process)
 }
 
 fn build(e: oci_spec::OciSpecError) -> Error {

@@ -154,6 +154,9 @@ pub struct ContainerRecord {
     pub masked_paths: Option<Vec<String>>,
     /// Read-only for it; `None`: the usual list.
     pub readonly_paths: Option<Vec<String>>,
+    /// The AppArmor profile that it is executed under; `None`: unconfined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor: Option<String>,
     /// Limits of its cgroup.
     pub limits: Limits,
     /// See proc_pid_oom_score_adj(5).

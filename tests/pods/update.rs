@@ -28,7 +28,10 @@ const SLEEP: &str = "exec sleep 100000";
 
 fn memory_of(pod: &Pod<'_>, container: &str) -> (u64, u64) {
     let (own, above) = dirs(pod, container, "memory");
-    let number = |dir| memory_limit(dir).parse().expect("a limit");
+    let number = |dir| match memory_limit(dir).as_str() {
+        "max" => u64::MAX,
+        limit => limit.parse().expect("a limit"),
+    };
     (number(&own), number(&above))
 }
 

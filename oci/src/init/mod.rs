@@ -71,6 +71,8 @@ pub(crate) struct Held<'p> {
     null: Option<OwnedFd>,
     /// An attached empty read-only tmpfs, to hide directories with.
     empty: Option<OwnedFd>,
+    /// Takes the name of the AppArmor profile.
+    apparmor: Option<OwnedFd>,
     /// Index of the candidate that was found.
     program: usize,
 }
@@ -81,6 +83,9 @@ impl Held<'_> {
         self.root.or(self.joined_root.as_ref().map(|r| r.as_fd())).ok_or(Fault(Part::Find, Errno::EBADF))
     }
 }
+
+/// Whose profile changes at its next `execve(2)`. Every kernel above our floor keeps AppArmor's files apart from other modules'.
+const APPARMOR: &CStr = c"/proc/self/attr/apparmor/exec";
 
 /// Exit code of a child that has reported why, or that was told to go; nobody reads it.
 const GONE: i32 = 125;
@@ -112,6 +117,14 @@ impl<'p> Init<'p> {
             Step::Session => Ok(process::setsid()?),
             Step::EnterCgroup(slot) => Ok(fd::write(self.slot(*slot)?, b"0").map(drop)?),
             Step::OomScoreAdj { text, .. } => self.oom_score_adj(item, text),
+            Step::OpenAppArmor => {
+                self.held.apparmor = Some(path::openat(CWD, APPARMOR, libc::O_WRONLY, 0)?);
+                Ok(())
+            }
+            Step::AppArmor { text } => {
+                let file = self.held.apparmor.as_ref().ok_or(Errno::EBADF)?;
+                Ok(fd::write(file.as_fd(), text.as_bytes()).map(drop)?)
+            }
             Step::Join { of, namespaces, .. } => Ok(process::setns(self.slot(*of)?, *namespaces)?),
             Step::BecomeRoot => identity::become_root(),
             Step::Unshare { namespaces } => Ok(process::unshare(*namespaces)?),

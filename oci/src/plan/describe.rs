@@ -149,6 +149,10 @@ impl Step {
                 _ => format!("become user {uid}, group {gid}"),
             },
             Step::Capabilities(_) => "set the capabilities".into(),
+            Step::OpenAppArmor => "confine it with AppArmor".into(),
+            Step::AppArmor { text } => {
+                format!("confine it by the AppArmor profile {}", text.strip_prefix("exec ").unwrap_or(text))
+            }
             Step::NoNewPrivs => "set no_new_privs".into(),
             Step::FindProgram | Step::Exec => "execute the program".into(),
             Step::CloseOnExec => "mark what is open as closing on exec".into(),
@@ -178,6 +182,10 @@ impl Step {
             (Step::Join { .. }, _, Errno::ESRCH) => Some("the process that holds them is dead"),
             (Step::Terminal { .. }, Part::Find, Errno::ENOENT) => Some("a terminal needs a devpts mount at /dev/pts"),
             (Step::EnterCgroup(_), _, Errno::EAGAIN) => Some("its limit on the number of processes is reached"),
+            (Step::OpenAppArmor, _, Errno::ENOENT) => Some("the host's kernel has no AppArmor, or it is switched off"),
+            (Step::AppArmor { .. }, _, Errno::ENOENT) => {
+                Some("no profile of this name is loaded, see apparmor_parser(8)")
+            }
             (Step::Ids { .. }, Part::Whole, Errno::EINVAL) => Some("the id is not mapped in the user namespace"),
             (Step::MountNew { .. }, Part::Whole, Errno::EPERM) => Some(
                 "it needs CAP_SYS_ADMIN, and in a user namespace a proc or sysfs that the sandbox can see in whole",

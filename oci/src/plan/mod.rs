@@ -110,6 +110,8 @@ pub(crate) enum Step {
         value: i32,
         text: String,
     },
+    /// Opens the file that takes the profile, through `/proc/self`, so while the host's proc is still there.
+    OpenAppArmor,
     /// Joins namespaces of a process or the one behind an nsfs file.
     Join {
         of: Slot,
@@ -247,6 +249,10 @@ pub(crate) enum Step {
     },
     /// The other four sets.
     Capabilities(caps::Sets),
+    /// The profile that `execve` will change to, `exec NAME` in the kernel's words.
+    AppArmor {
+        text: String,
+    },
     NoNewPrivs,
     /// Last of what restricts us: the filter need not allow anything of the above.
     SeccompLate(Vec<crate::sys::seccomp::Insn>),

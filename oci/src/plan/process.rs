@@ -50,7 +50,15 @@ pub(crate) fn first_steps<'a>(
         }
         steps.push(Step::OomScoreAdj { value, text: value.to_string() });
     }
+    if profile(process).is_some() {
+        steps.push(Step::OpenAppArmor);
+    }
     Ok(())
+}
+
+/// The AppArmor profile, when there is to be one.
+fn profile(process: &Process) -> Option<&str> {
+    process.apparmor_profile().as_deref().filter(|name| !name.is_empty())
 }
 
 /// The working directory as a place in the container.
@@ -104,6 +112,12 @@ pub(crate) fn last_steps<'a>(
         keep_caps: user.uid() != 0 && sets.permitted != 0,
     });
     steps.push(Step::Capabilities(sets));
+    if let Some(name) = profile(process) {
+        if name.chars().any(char::is_control) {
+            return Err(Error::refused("process.apparmorProfile", format!("{name:?} is no name of a profile")));
+        }
+        steps.push(Step::AppArmor { text: format!("exec {name}") });
+    }
     if no_new_privs {
         steps.push(Step::NoNewPrivs);
         if let Some(program) = context.seccomp {

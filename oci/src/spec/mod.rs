@@ -73,7 +73,6 @@ fn check_linux(linux: &Linux, given: Given) -> Result<(), Error> {
 /// Refuses what is not supported in the description of a process.
 pub(crate) fn check_process(process: &Process, given: Given) -> Result<(), Error> {
     refuse_if(said(process.command_line().as_ref()), "process.commandLine")?;
-    refuse_if(said(process.apparmor_profile().as_ref()), "process.apparmorProfile")?;
     refuse_if(said(process.selinux_label().as_ref()), "process.selinuxLabel")?;
     refuse_if(process.io_priority().is_some(), "process.ioPriority")?;
     refuse_if(process.scheduler().is_some(), "process.scheduler")?;
@@ -147,8 +146,8 @@ mod tests {
         refused(&spec, "ociVersion");
 
         let mut spec = good();
-        spec.process_mut().as_mut().unwrap().set_apparmor_profile(Some("x".into()));
-        refused(&spec, "process.apparmorProfile");
+        spec.process_mut().as_mut().unwrap().set_selinux_label(Some("x".into()));
+        refused(&spec, "process.selinuxLabel");
     }
 
     #[test]

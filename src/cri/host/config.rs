@@ -7,6 +7,7 @@ use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, Limits, systemd};
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::network::{Port, Protocol as PortProtocol};
+use crate::runtime::apparmor::Wanted;
 use crate::runtime::limits::POD_PIDS;
 use crate::runtime::resolve::Asked;
 use crate::runtime::{Settings, driven, network};
@@ -51,7 +52,10 @@ pub(super) fn sandbox(roots: &Roots, settings: &Settings, request: RunPodSandbox
     let linux = config.linux.unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     let at = "config.linux.securityContext";
-    profiles(at, true, security.seccomp.as_ref(), security.apparmor.as_ref(), &security.seccomp_profile_path, "")?;
+    seccomp(at, true, security.seccomp.as_ref(), &security.seccomp_profile_path)?;
+    if let Wanted::Named(_) = apparmor(at, security.apparmor.as_ref(), "")? {
+        return Err(unsupported(&format!("{at}.apparmor"), "a profile is for containers: pause has none"));
+    }
     selinux(at, security.selinux_options.as_ref())?;
     let namespaces = security.namespace_options.unwrap_or_default();
     let at = "config.linux.securityContext.namespaceOptions";
@@ -259,14 +263,7 @@ fn selinux(at: &str, options: Option<&SeLinuxOption>) -> Result<(), Status> {
 }
 
 /// pause makes three system calls in its life: for a sandbox the default profile is kept by having nothing to refuse.
-fn profiles(
-    at: &str,
-    sandbox: bool,
-    seccomp: Option<&SecurityProfile>,
-    apparmor: Option<&SecurityProfile>,
-    seccomp_path: &str,
-    apparmor_name: &str,
-) -> Result<(), Status> {
+fn seccomp(at: &str, sandbox: bool, seccomp: Option<&SecurityProfile>, seccomp_path: &str) -> Result<(), Status> {
     use security_profile::ProfileType;
     let kind = |field: &str, p: &SecurityProfile| {
         let field = format!("{at}.{field}.profileType");
@@ -284,21 +281,33 @@ fn profiles(
     } else if !(matches!(seccomp_path, "" | "unconfined") || sandbox && seccomp_path == "runtime/default") {
         return Err(unsupported(&format!("{at}.seccompProfilePath"), "profiles are not supported yet; use unconfined"));
     }
-    let has_apparmor = std::path::Path::new("/sys/kernel/security/apparmor").exists();
-    if let Some(profile) = apparmor {
-        match kind("apparmor", profile)? {
-            ProfileType::Unconfined => {}
-            // Where there is no AppArmor the default is nothing, as with any other runtime.
-            ProfileType::RuntimeDefault if !has_apparmor => {}
-            other => {
-                let what = format!("{} is not supported yet; use Unconfined", other.as_str_name());
-                return Err(unsupported(&format!("{at}.apparmor"), what));
-            }
-        }
-    } else if !matches!(apparmor_name, "" | "unconfined") && (has_apparmor || apparmor_name != "runtime/default") {
-        return Err(unsupported(&format!("{at}.apparmorProfile"), "profiles are not supported yet; use unconfined"));
-    }
     Ok(())
+}
+
+/// `apparmor`, or the older form of it.
+fn apparmor(at: &str, profile: Option<&SecurityProfile>, older: &str) -> Result<Wanted, Status> {
+    use security_profile::ProfileType;
+    let named = |field: &str, name: &str| match name {
+        "" => Err(wrong(field, "the profile's name is missing")),
+        name => Ok(Wanted::Named(name.to_owned())),
+    };
+    let Some(profile) = profile else {
+        return match older {
+            "" => Ok(Wanted::Unsaid),
+            "unconfined" => Ok(Wanted::Unconfined),
+            "runtime/default" => Ok(Wanted::Default),
+            other => match other.strip_prefix("localhost/") {
+                Some(name) => named(&format!("{at}.apparmorProfile"), name),
+                None => Err(wrong(&format!("{at}.apparmorProfile"), format!("{other:?} is no profile"))),
+            },
+        };
+    };
+    match ProfileType::try_from(profile.profile_type) {
+        Ok(ProfileType::Unconfined) => Ok(Wanted::Unconfined),
+        Ok(ProfileType::RuntimeDefault) => Ok(Wanted::Default),
+        Ok(ProfileType::Localhost) => named(&format!("{at}.apparmor.localhostRef"), &profile.localhost_ref),
+        Err(_) => Err(wrong(&format!("{at}.apparmor.profileType"), format!("{} is none", profile.profile_type))),
+    }
 }
 
 /// The container that a client asks for, to be resolved against its image.
@@ -327,14 +336,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     if security.privileged && !sandbox.sandbox.privileged {
         return Err(wrong(&format!("{at}.privileged"), "the pod sandbox is not privileged"));
     }
-    profiles(
-        at,
-        security.privileged,
-        security.seccomp.as_ref(),
-        security.apparmor.as_ref(),
-        &security.seccomp_profile_path,
-        &security.apparmor_profile,
-    )?;
+    seccomp(at, security.privileged, security.seccomp.as_ref(), &security.seccomp_profile_path)?;
     selinux(at, security.selinux_options.as_ref())?;
     let capabilities = security.capabilities.unwrap_or_default();
     if !capabilities.add_ambient_capabilities.is_empty() {
@@ -398,6 +400,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
         readonly_root: security.readonly_rootfs,
         masked_paths: security.masked_paths,
         readonly_paths: security.readonly_paths,
+        apparmor: apparmor(at, security.apparmor.as_ref(), &security.apparmor_profile)?,
         limits,
         oom_score_adj,
         stop_signal: stop_signal(config.stop_signal)?,

@@ -8,7 +8,7 @@ use super::resources;
 use crate::cri::messages::*;
 use crate::cri::status::Status;
 use crate::image::Store;
-use crate::runtime::{driven, resolve};
+use crate::runtime::{apparmor, driven, resolve};
 use crate::state::record::{Access, ClientContainer, MountRecord, MountSource, Propagation, State};
 use crate::state::{PodEntry, Roots};
 
@@ -25,6 +25,7 @@ pub(super) fn create(roots: &Roots, request: CreateContainerRequest) -> Result<C
         let sentence = format!("config.{field}: {what}");
         if field == "image" { Status::not_found(sentence) } else { Status::invalid_argument(sentence) }
     })?;
+    apparmor::ensure([&record])?;
     driven::create(roots, &entry.id, &record)?;
     Ok(CreateContainerResponse { container_id: id })
 }

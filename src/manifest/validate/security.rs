@@ -1,7 +1,9 @@
 //! Security contexts and sysctls.
 
 use super::{Report, has_control};
-use k8s_openapi::api::core::v1::{Capabilities, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Sysctl};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Capabilities, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext, Sysctl,
+};
 use std::collections::BTreeSet;
 
 /// Which of the host's namespaces the pod shares, as far as sysctls care.
@@ -90,7 +92,7 @@ pub(super) fn check_pod(context: &PodSecurityContext, host: Host, r: &mut Report
         windows_options,
     } = context;
     let at = |field: &str| format!("spec.securityContext.{field}");
-    r.refuse(at("appArmorProfile"), app_armor_profile.is_some());
+    check_apparmor(app_armor_profile, at("appArmorProfile"), r);
     r.refuse(at("fsGroup"), fs_group.is_some());
     r.refuse(at("fsGroupChangePolicy"), fs_group_change_policy.is_some());
     r.refuse(at("seLinuxChangePolicy"), se_linux_change_policy.is_some());
@@ -130,6 +132,34 @@ fn check_sysctls(sysctls: &[Sysctl], host: Host, r: &mut Report) {
     }
 }
 
+/// The longest name of a profile that Kubernetes takes.
+const MAX_PROFILE: usize = 4095;
+
+fn check_apparmor(profile: &Option<AppArmorProfile>, path: String, r: &mut Report) {
+    let Some(AppArmorProfile { localhost_profile, type_ }) = profile else { return };
+    let at = |field: &str| format!("{path}.{field}");
+    if type_.is_empty() {
+        return r.add(at("type"), "required: Localhost, RuntimeDefault or Unconfined");
+    }
+    r.word(at("type"), &Some(type_.clone()), &["Localhost", "RuntimeDefault", "Unconfined"]);
+    match (type_ == "Localhost", localhost_profile.as_deref()) {
+        (false, Some(_)) => r.add(at("localhostProfile"), "can only be set when type is Localhost"),
+        (true, None) => r.add(at("localhostProfile"), "required when type is Localhost"),
+        (true, Some(name)) => {
+            let blank = name.trim();
+            if blank.is_empty() {
+                r.add(at("localhostProfile"), "required when type is Localhost");
+            } else if blank.len() != name.len() {
+                r.add(at("localhostProfile"), format!("{name:?} must not begin or end with blanks"));
+            } else if name.len() > MAX_PROFILE {
+                r.add(at("localhostProfile"), format!("must have at most {MAX_PROFILE} bytes"));
+            }
+            check_plain(name, at("localhostProfile"), r);
+        }
+        (false, None) => {}
+    }
+}
+
 fn check_seccomp(profile: &Option<SeccompProfile>, path: String, r: &mut Report) {
     let Some(SeccompProfile { localhost_profile, type_ }) = profile else { return };
     match type_.as_str() {
@@ -161,7 +191,7 @@ pub(super) fn check_container(context: &SecurityContext, path: &str, r: &mut Rep
         windows_options,
     } = context;
     let at = |field: &str| format!("{path}.securityContext.{field}");
-    r.refuse(at("appArmorProfile"), app_armor_profile.is_some());
+    check_apparmor(app_armor_profile, at("appArmorProfile"), r);
     r.refuse(at("seLinuxOptions"), se_linux_options.is_some());
     r.refuse(at("windowsOptions"), windows_options.is_some());
     r.id(at("runAsUser"), *run_as_user);

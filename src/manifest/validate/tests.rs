@@ -503,7 +503,20 @@ fn security_contexts_are_checked() {
             ),
             ("procMount: Open", "spec.containers[0].securityContext.procMount"),
             ("seccompProfile: {type: Localhost}", "spec.containers[0].securityContext.seccompProfile.type"),
-            ("appArmorProfile: {type: Unconfined}", "spec.containers[0].securityContext.appArmorProfile"),
+            ("appArmorProfile: {type: Open}", "spec.containers[0].securityContext.appArmorProfile.type"),
+            ("appArmorProfile: {type: ''}", "spec.containers[0].securityContext.appArmorProfile.type"),
+            (
+                "appArmorProfile: {type: Localhost}",
+                "spec.containers[0].securityContext.appArmorProfile.localhostProfile",
+            ),
+            (
+                "appArmorProfile: {type: Localhost, localhostProfile: ' a'}",
+                "spec.containers[0].securityContext.appArmorProfile.localhostProfile",
+            ),
+            (
+                "appArmorProfile: {type: Unconfined, localhostProfile: a}",
+                "spec.containers[0].securityContext.appArmorProfile.localhostProfile",
+            ),
             ("seLinuxOptions: {}", "spec.containers[0].securityContext.seLinuxOptions"),
             ("windowsOptions: {}", "spec.containers[0].securityContext.windowsOptions"),
         ],
@@ -515,6 +528,8 @@ fn security_contexts_are_checked() {
             "capabilities: {add: [NET_ADMIN], drop: [ALL]}, allowPrivilegeEscalation: false",
             "capabilities: {add: [MKNOD]}",
             "capabilities: {add: [ALL]}",
+            "appArmorProfile: {type: Unconfined}",
+            "appArmorProfile: {type: Localhost, localhostProfile: a}",
         ],
     );
     let inherited = container_in("securityContext: {runAsUser: 0}", "securityContext: {runAsNonRoot: true},");

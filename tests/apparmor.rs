@@ -21,13 +21,13 @@ fn profile(of: Value) -> Value {
 }
 
 /// A profile of the test's own, as long as the value lives.
-struct Loaded(&'static str, String);
+struct Loaded(String);
 
 impl Loaded {
-    fn new(name: &'static str, rules: &str) -> Loaded {
+    fn new(name: &str, rules: &str) -> Loaded {
         let text = format!("profile {name} flags=(attach_disconnected) {{\n{rules}\n}}\n");
         Loaded::parser("--add", &text);
-        Loaded(name, text)
+        Loaded(text)
     }
 
     fn parser(action: &str, text: &str) {
@@ -43,7 +43,7 @@ impl Loaded {
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        Loaded::parser("--remove", &self.1);
+        Loaded::parser("--remove", &self.0);
     }
 }
 

@@ -78,14 +78,21 @@ impl Format {
     }
 }
 
-/// A `v1.List` of pods.
+/// A `v1.List`.
 #[derive(Serialize)]
-struct List<'a> {
+pub(super) struct List<'a, T> {
     #[serde(rename = "apiVersion")]
     api_version: &'a str,
     kind: &'a str,
     metadata: serde_json::Map<String, serde_json::Value>,
-    items: &'a [Pod],
+    items: &'a [T],
+}
+
+impl<'a, T> List<'a, T> {
+    /// As the API server answers with several objects.
+    pub(super) fn new(items: &'a [T]) -> List<'a, T> {
+        List { api_version: "v1", kind: "List", metadata: serde_json::Map::new(), items }
+    }
 }
 
 impl Get {
@@ -108,11 +115,7 @@ impl Get {
                 match found.pods.as_slice() {
                     [pod] if one => out.raw(format.render(pod)?.as_bytes())?,
                     [] if one => {}
-                    items => {
-                        let metadata = serde_json::Map::new();
-                        let list = List { api_version: "v1", kind: "List", metadata, items };
-                        out.raw(format.render(&list)?.as_bytes())?;
-                    }
+                    items => out.raw(format.render(&List::new(items))?.as_bytes())?,
                 }
             }
             None | Some(Output::Wide) => {

@@ -7,6 +7,7 @@ mod cri;
 mod delete;
 mod describe;
 mod error;
+mod events;
 mod exec;
 mod gc;
 mod get;
@@ -153,6 +154,7 @@ commands! {
     "Start the pods of a manifest" "run" Run(run::Run),
     "Show pods as a table, JSON or YAML" "get" Get(get::Get),
     "Tell all about pods, for people" "describe" Describe(describe::Describe),
+    "Tell what has happened to pods" "events" Events(events::Events),
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
     "End pods and remove what they used" "delete" Delete(delete::Delete),

@@ -6,8 +6,10 @@
 //! * `decide.rs`: status and clock to actions
 //! * `events.rs`: what happened to status
 //! * `status.rs`: status to the `v1.Pod` that users see
+//! * `event_object.rs`: what was told to the `v1.Event` that users see
 
 mod decide;
+mod event_object;
 mod events;
 mod rules;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod status;
 mod tests;
 
 pub use decide::{Action, Decision, Now, decide, first};
+pub use event_object::event_to_v1;
 pub use events::{
     OOM_KILLED, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start, apply_stopping,
     exit_reason, initial, oom_text, pod_text, request_delete, request_resize,

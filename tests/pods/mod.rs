@@ -3,6 +3,7 @@
 mod bad_input;
 mod cgroups;
 mod crash;
+mod events;
 mod harness;
 mod images;
 mod lifecycle;

@@ -53,12 +53,14 @@ impl Entry<'_> {
 
 /// The log of one instance of a container, read from its oldest entry on.
 pub struct LogReader {
-    directory: PathBuf,
-    attempt: u32,
+    /// The file that is written to; the others have a number behind its name.
+    path: PathBuf,
     /// Oldest first; the last is, or was, the one that is written to.
     files: VecDeque<OpenFile>,
     /// Bytes of an entry whose end was not written yet.
     partial: Vec<u8>,
+    /// Files were rotated away that may not have been read.
+    fell_behind: bool,
 }
 
 struct OpenFile {
@@ -72,10 +74,22 @@ impl LogReader {
     /// # Errors
     /// A file cannot be opened, for another reason than that it is not there.
     pub fn open(directory: &Path, attempt: u32) -> Result<LogReader, Error> {
-        let mut reader =
-            LogReader { directory: directory.into(), attempt, files: VecDeque::new(), partial: Vec::new() };
+        LogReader::of_file(directory.join(format!("{attempt}.log")))
+    }
+
+    /// Opens the log that is written to `path`.
+    ///
+    /// # Errors
+    /// As [`LogReader::open`].
+    pub fn of_file(path: PathBuf) -> Result<LogReader, Error> {
+        let mut reader = LogReader { path, files: VecDeque::new(), partial: Vec::new(), fell_behind: false };
         reader.files = reader.newer_than(None)?;
         Ok(reader)
+    }
+
+    /// Whether, since this was last asked, the log was rotated so often that output may have been lost to this reader.
+    pub fn fell_behind(&mut self) -> bool {
+        std::mem::take(&mut self.fell_behind)
     }
 
     /// Whether this instance has, or had, a log.
@@ -84,8 +98,9 @@ impl LogReader {
     }
 
     /// The files that are younger than `known`, oldest first; all of them when it is not among them.
-    fn newer_than(&self, known: Option<(u64, u64)>) -> Result<VecDeque<OpenFile>, Error> {
+    fn newer_than(&mut self, known: Option<(u64, u64)>) -> Result<VecDeque<OpenFile>, Error> {
         let mut files: VecDeque<OpenFile> = VecDeque::new();
+        let mut met = known.is_none();
         // From the youngest to the oldest: one that is renamed meanwhile is met twice, none is missed.
         for number in 0..FILES {
             let path = self.path(number);
@@ -98,20 +113,23 @@ impl LogReader {
             let metadata = file.metadata().map_err(|e| failed("look at", &path, &e))?;
             let id = (metadata.dev(), metadata.ino());
             if Some(id) == known {
+                met = true;
                 break;
             }
             if files.iter().all(|other| other.id != id) {
                 files.push_front(OpenFile { reader: BufReader::with_capacity(64 * 1024, file), id });
             }
         }
+        self.fell_behind |= !met && !files.is_empty();
         Ok(files)
     }
 
     fn path(&self, number: u32) -> PathBuf {
-        self.directory.join(match number {
-            0 => format!("{}.log", self.attempt),
-            number => format!("{}.log.{number}", self.attempt),
-        })
+        let mut path = self.path.clone().into_os_string();
+        if number > 0 {
+            path.push(format!(".{number}"));
+        }
+        path.into()
     }
 
     /// Hands every entry that is there to `each`, across all rotations so far. Called again, it goes on where it stopped.
@@ -125,7 +143,7 @@ impl LogReader {
             }
             while let Some(file) = self.files.front_mut() {
                 drain(file, &mut self.partial, &mut each).map_err(|e| match e {
-                    Failure::Read(e) => failed("read", &self.path(0), &e),
+                    Failure::Read(e) => failed("read", &self.path, &e),
                     Failure::Sink(e) => e,
                 })?;
                 if self.files.len() == 1 {
@@ -169,8 +187,7 @@ impl LogReader {
             let mut line = Vec::new();
             loop {
                 line.clear();
-                let length =
-                    file.reader.read_until(b'\n', &mut line).map_err(|e| failed("read", &self.directory, &e))?;
+                let length = file.reader.read_until(b'\n', &mut line).map_err(|e| failed("read", &self.path, &e))?;
                 if length == 0 || line.last() != Some(&b'\n') {
                     break;
                 }
@@ -193,7 +210,7 @@ impl LogReader {
         self.files.drain(..first);
         for (index, file) in self.files.iter_mut().enumerate() {
             let to = if index == 0 { offset } else { 0 };
-            file.reader.seek(SeekFrom::Start(to)).map_err(|e| failed("read", &self.directory, &e))?;
+            file.reader.seek(SeekFrom::Start(to)).map_err(|e| failed("read", &self.path, &e))?;
         }
         Ok(())
     }
@@ -312,6 +329,7 @@ mod tests {
         assert_eq!(lines(&mut reader), numbered(2..4));
         dir.write("0.log", 4..6);
         assert_eq!(lines(&mut reader), numbered(4..6));
+        assert!(!reader.fell_behind());
         // The file that was read last is rotated out of existence.
         std::fs::remove_file(dir.0.join("0.log")).expect("remove");
         dir.write("0.log.1x", 0..1);
@@ -319,6 +337,7 @@ mod tests {
         std::fs::remove_file(dir.0.join("0.log.2")).expect("remove");
         dir.write("0.log", 6..7);
         assert_eq!(lines(&mut reader), numbered(6..7));
+        assert!(reader.fell_behind() && !reader.fell_behind());
     }
 
     #[test]

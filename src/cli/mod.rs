@@ -3,6 +3,7 @@
 //! Data goes to standard output through [`out::Out`], messages to standard error as `husk: …`. No rule of a pod's life is decided here.
 //! Exit codes: 0 done, 1 failed, 2 usage; `exec`: the command's own, 128 + signal, or 125 / 126 / 127.
 
+mod attach;
 mod cri;
 mod delete;
 mod describe;
@@ -12,6 +13,7 @@ mod exec;
 mod gc;
 mod get;
 mod image;
+mod keys;
 mod log_reader;
 mod logs;
 mod names;
@@ -157,6 +159,7 @@ commands! {
     "Tell what has happened to pods" "events" Events(events::Events),
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
+    "See what a container prints, and type into it" "attach" Attach(attach::Attach),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
     "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),

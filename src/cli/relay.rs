@@ -226,8 +226,15 @@ pub fn run(
     }
 }
 
-/// The number of a signal that asks us to end.
-fn handle_signals(signals: &SignalFd, master: Option<&OwnedFd>, raw: Option<&RawMode>) -> Result<Option<i32>, Error> {
+/// Reads what signals have come: the number of one that asks us to end. A new size of our terminal goes to `master`.
+///
+/// # Errors
+/// The terminal went away.
+pub fn handle_signals(
+    signals: &SignalFd,
+    master: Option<&OwnedFd>,
+    raw: Option<&RawMode>,
+) -> Result<Option<i32>, Error> {
     loop {
         let info = match signals.read_signal() {
             Ok(Some(info)) => info,

@@ -1,7 +1,7 @@
 //! Waiting for a pod to change, without polling: inotify on its directory and the end of its keeper's lock.
 
 use std::io::PipeReader;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -82,6 +82,11 @@ impl Watch {
         }
     }
 
+    /// Forgets the changes so far: what changed does not matter, the caller looks at everything.
+    pub fn clear(&mut self) {
+        while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+
     /// Sleeps until a change, the deadline, or until nobody reads our standard output any more.
     ///
     /// # Errors
@@ -118,10 +123,16 @@ impl Watch {
             }
             let mut dead = fired[2..].iter();
             self.deaths.retain(|_| dead.next() == Some(&false));
-            // What changed does not matter: the caller looks at everything.
-            while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+            self.clear();
             return Ok(Woken::Change);
         }
+    }
+}
+
+/// Readable when a directory has changed; the end of a pod's lock is not seen here.
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 }
 

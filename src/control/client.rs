@@ -77,6 +77,21 @@ impl Client {
         }
     }
 
+    /// Asks and does not wait for an answer: for what is answered late. A supervisor that is away is waited for as by [`Client::ask`].
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn reach(pod_dir: &Path, request: &Request, lives: impl Fn() -> bool) -> io::Result<Client> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let attempt = Client::connect(pod_dir).and_then(|mut client| client.send(request, &[]).map(|()| client));
+            match attempt {
+                Err(e) if is_absence(&e) && Instant::now() < deadline && lives() => std::thread::sleep(RETRY),
+                other => return other,
+            }
+        }
+    }
+
     /// As [`Client::ask`] for what is answered soon: a supervisor that has not answered within `patience` is of no use.
     ///
     /// # Errors

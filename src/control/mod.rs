@@ -52,6 +52,18 @@ pub enum Request {
         /// Kill it, with all that it has started, after so many milliseconds.
         timeout_ms: Option<u64>,
     },
+    /// Attach to a container. Answered by `Attached`, and by `Exited` when the instance ends; its output is in its log. A connection that ends before that
+    /// is made again, with `instance`.
+    Attach {
+        /// Container id or name; `None` = the first app container.
+        container: Option<String>,
+        /// Only wait for the end of this instance, which may have come; its id. What else is asked does not count then.
+        instance: Option<String>,
+        /// To its standard input. When that is for one client only, the fd that comes with the answer is its last writer.
+        stdin: bool,
+        /// To an instance that has ended, too, if none runs.
+        ended: bool,
+    },
     /// Add a container, in a pod that a client drives. An fd comes with the packet: a file with its
     /// [`ContainerRecord`](crate::state::record::ContainerRecord) as JSON. The same container again is fine.
     Create,
@@ -120,7 +132,20 @@ pub enum Response {
     },
     /// An exec is running.
     Started,
-    /// An exec is over.
+    /// A client is attached. With a terminal its master comes as an fd, else, if asked for, the write end of stdin.
+    Attached {
+        /// The container's name.
+        container: String,
+        /// The instance's id.
+        id: String,
+        /// Its number.
+        attempt: u32,
+        /// It has a terminal.
+        tty: bool,
+        /// Its stdin ends with this client.
+        once: bool,
+    },
+    /// An exec, or the container that a client is attached to, is over.
     Exited {
         /// Exit code, or 128 + signal.
         exit_code: i32,

@@ -36,6 +36,8 @@ pub struct Created {
     pub process: spawn::Starting,
     /// Read ends of stdout and stderr, or the terminal comes later as an event.
     pub output: Option<[OwnedFd; 2]>,
+    /// Write end of stdin, if it is open and no terminal.
+    pub stdin: Option<OwnedFd>,
     /// Write end of the start pipe: a byte starts it, closing it ends it.
     pub start: OwnedFd,
 }
@@ -167,7 +169,7 @@ fn prepare_in(
     let mut mounted = mounts::container(context.roots, record, container, context.sandbox)?;
     let given = spec::Given { mounts: std::mem::take(&mut mounted.mounts), devices: super::devices::of(container)? };
     let spec = spec::container(container, given)?;
-    let stdio = if container.tty { None } else { Some(Pipes::new(container.user.uid)?) };
+    let stdio = if container.tty { None } else { Some(Pipes::new(container)?) };
     let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;
     Ok(Prepared { id, placement, root, mounted, spec, stdio, start_read, start })
 }
@@ -207,13 +209,16 @@ impl Prepared {
             seccomp: None,
         });
         let process = process.map_err(|e| in_container(container, host(e)))?;
-        Ok(Created { id: self.id, process, output: self.stdio.map(|p| [p.out_read, p.err_read]), start: self.start })
+        let (output, stdin) = self.stdio.map(|p| ([p.out_read, p.err_read], p.stdin_write)).unzip();
+        Ok(Created { id: self.id, process, output, stdin: stdin.flatten(), start: self.start })
     }
 }
 
-/// stdin from nowhere, stdout and stderr as pipes that belong to the container's user, so that it can open `/dev/stdout`.
+/// stdin from nowhere or from whoever attaches, stdout and stderr as pipes. Pipes belong to the container's user, so that it can open
+/// `/dev/stdout`.
 struct Pipes {
     stdin: OwnedFd,
+    stdin_write: Option<OwnedFd>,
     out_read: OwnedFd,
     out_write: OwnedFd,
     err_read: OwnedFd,
@@ -221,23 +226,35 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn new(uid: u32) -> Result<Pipes, Error> {
-        let null = std::fs::File::open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?;
-        let pipe = || -> Result<_, Error> {
-            let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
-            // Whoever writes can read, too, so that the pipe is never broken: when keeper is killed its fds are closed before the kernel
-            // kills the pod, and no container shall see SIGPIPE in between.
-            let both = CString::new(format!("/proc/self/fd/{}", write.as_raw_fd())).map_err(host)?;
-            let write = path::openat(nix::fcntl::AT_FDCWD, &both, libc::O_RDWR, 0)
-                .map_err(|e| Error::sys("open a log pipe", e))?;
-            fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
-            if uid != 0 {
-                path::fchown(write.as_fd(), uid, u32::MAX).map_err(|e| Error::sys("give a log pipe to the user", e))?;
-            }
-            Ok((read, write))
+    fn new(container: &ContainerRecord) -> Result<Pipes, Error> {
+        // Whoever writes can read, too, so that the pipe is never broken: when keeper is killed its fds are closed before the kernel
+        // kills the pod, and no container shall see SIGPIPE in between.
+        let both = |end: OwnedFd| -> Result<OwnedFd, Error> {
+            let path = CString::new(format!("/proc/self/fd/{}", end.as_raw_fd())).map_err(host)?;
+            path::openat(nix::fcntl::AT_FDCWD, &path, libc::O_RDWR, 0).map_err(|e| Error::sys("open a pipe", e))
         };
-        let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
-        Ok(Pipes { stdin: null.into(), out_read, out_write, err_read, err_write })
+        let given = |end: OwnedFd| -> Result<OwnedFd, Error> {
+            if container.user.uid != 0 {
+                path::fchown(end.as_fd(), container.user.uid, u32::MAX)
+                    .map_err(|e| Error::sys("give a pipe to the container's user", e))?;
+            }
+            Ok(end)
+        };
+        let log = || -> Result<_, Error> {
+            let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
+            fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
+            Ok((read, given(both(write)?)?))
+        };
+        let (stdin, stdin_write) = if container.stdin {
+            let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make the pipe of stdin", e))?;
+            // One that never ends is not to end in that instant either. One that is for a single client ends with that client.
+            let read = if container.stdin_once { read } else { both(read)? };
+            (given(read)?, Some(write))
+        } else {
+            (std::fs::File::open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?.into(), None)
+        };
+        let ((out_read, out_write), (err_read, err_write)) = (log()?, log()?);
+        Ok(Pipes { stdin, stdin_write, out_read, out_write, err_read, err_write })
     }
 }
 

@@ -262,6 +262,8 @@ fn container(
         user,
         stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
         tty: c.tty.unwrap_or(false),
+        stdin: c.stdin.unwrap_or(false),
+        stdin_once: c.stdin_once.unwrap_or(false),
         pid: if of_pod.host_pid.unwrap_or(false) {
             PidMode::Node
         } else if of_pod.share_process_namespace.unwrap_or(false) {
@@ -328,6 +330,10 @@ pub struct Asked {
     pub devices: Vec<(DeviceRecord, Permissions)>,
     /// A terminal.
     pub tty: bool,
+    /// A standard input that can be attached to.
+    pub stdin: bool,
+    /// By one client, once.
+    pub stdin_once: bool,
     /// Which processes it sees.
     pub pid: PidMode,
     /// Everything is allowed.
@@ -406,6 +412,8 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         user: Identity { uid: found.uid, gid: found.gid, groups },
         stop_signal: asked.stop_signal.or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
         tty: asked.tty,
+        stdin: asked.stdin,
+        stdin_once: asked.stdin_once,
         pid: asked.pid,
         privileged: asked.privileged,
         capabilities,

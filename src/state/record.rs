@@ -140,6 +140,12 @@ pub struct ContainerRecord {
     pub stop_signal: i32,
     /// Has a terminal.
     pub tty: bool,
+    /// Its standard input is open and silent until somebody attaches to it; else it reads end of file at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
+    /// The first client's standard input is the only one: the end of that is the end of the container's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin_once: bool,
     /// Which processes it sees.
     pub pid: PidMode,
     /// All devices, all capabilities, nothing masked.

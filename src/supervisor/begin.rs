@@ -163,13 +163,13 @@ impl Pod {
         }
         for (index, attempt) in attempts.into_iter().enumerate() {
             let number = self.status.containers[index].slot;
-            let State::Running { ref id, pid, start_ticks, started_at, stopping } = self.status.containers[index].state
+            let State::Running { id, pid, start_ticks, started_at, stopping } =
+                self.status.containers[index].state.clone()
             else {
                 self.recover_ended(index, attempt)?;
                 continue;
             };
             let Some(pidfd) = open_process(pid, start_ticks)? else {
-                let id = id.clone();
                 self.recover_lost(index, attempt, id, started_at);
                 self.recover_ended(index, attempt)?;
                 continue;
@@ -178,6 +178,7 @@ impl Pod {
                 // The last supervisor may have died between the record and the release. Once released nobody reads any more: EPIPE.
                 let _ = fd::write(start.as_fd(), b"1");
             }
+            self.recover_attaching(index, &id, attempt)?;
             let pumps = self.recover_pumps(index, attempt, false)?;
             self.live[index] = Some(Live { pidfd, pumps, memory: None });
             if stopping {

@@ -42,6 +42,7 @@ impl Pod {
                 },
                 Request::Delete { .. }
                 | Request::Exec { .. }
+                | Request::Attach { .. }
                 | Request::Version
                 | Request::Upgrade { .. }
                 | Request::Resize { .. } => Err((Refusal::Unknown, "not asked here".into())),

@@ -90,6 +90,7 @@ impl Pod {
         if self.save() {
             self.tidy();
             self.answer_exits();
+            self.answer_attached();
         }
     }
 

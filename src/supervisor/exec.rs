@@ -42,13 +42,7 @@ pub struct Wanted {
 /// # Errors
 /// There is none of that name, or it does not run.
 pub fn target(record: &PodRecord, status: &Status, name: Option<&str>) -> Result<usize, String> {
-    let is_id = |c: &ContainerRecord, id: &str| c.client.as_ref().is_some_and(|client| client.id == id);
-    let position = match name {
-        Some(name) => record.containers.iter().position(|c| is_id(c, name) || c.name == name),
-        None => record.containers.iter().position(|c| c.kind == ContainerKind::App),
-    };
-    let names = || record.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-    let index = position.ok_or_else(|| format!("pod has no container {:?}; it has {}", name.unwrap_or(""), names()))?;
+    let index = position(record, name)?;
     match status.containers[index].state {
         State::Running { .. } => Ok(index),
         State::Waiting { ref reason, .. } => {
@@ -59,6 +53,20 @@ pub fn target(record: &PodRecord, status: &Status, name: Option<&str>) -> Result
             record.containers[index].name, exit.exit_code
         )),
     }
+}
+
+/// The container of this name or id, or the first app container, as its position.
+///
+/// # Errors
+/// There is none.
+pub fn position(record: &PodRecord, name: Option<&str>) -> Result<usize, String> {
+    let is_id = |c: &ContainerRecord, id: &str| c.client.as_ref().is_some_and(|client| client.id == id);
+    let position = match name {
+        Some(name) => record.containers.iter().position(|c| is_id(c, name) || c.name == name),
+        None => record.containers.iter().position(|c| c.kind == ContainerKind::App),
+    };
+    let names = || record.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+    position.ok_or_else(|| format!("pod has no container {:?}; it has {}", name.unwrap_or(""), names()))
 }
 
 /// Makes the process with the container's identity, environment and limits; it waits for a byte from `start`.

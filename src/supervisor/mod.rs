@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use husk_oci::sys::{fd, process};
 
+mod attach;
 mod begin;
 mod driven;
 mod end;

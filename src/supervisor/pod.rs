@@ -116,6 +116,8 @@ pub struct Pod {
     pub(super) waiting_for_end: Vec<Reply>,
     /// Who waits for a container's end, by its id, and whether it shall be removed then.
     pub(super) waiting_for_exit: Vec<Waiting>,
+    /// Who is attached to an instance of a container, by its id.
+    pub(super) attached: Vec<(String, Reply)>,
     /// Who waits for a container's new resources.
     pub(super) waiting_for_resize: Vec<Reply>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -182,6 +184,7 @@ impl Pod {
             to_reap: Vec::new(),
             waiting_for_end: Vec::new(),
             waiting_for_exit: Vec::new(),
+            attached: Vec::new(),
             waiting_for_resize: Vec::new(),
             commands,
             command_sender,
@@ -261,6 +264,7 @@ impl Pod {
                 }
                 self.tidy();
                 self.answer_exits();
+                self.answer_attached();
                 self.advance_resize();
             }
             let before = self.status.clone();
@@ -408,6 +412,10 @@ impl Pod {
             Request::Exec { container, argv, tty, size, timeout_ms } => {
                 let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0 };
                 self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
+            }
+            Request::Attach { container, instance, stdin, ended } => {
+                let wanted = super::attach::Wanted { container, instance, stdin, ended };
+                self.attach(&wanted, Client { reply, connection });
             }
             Request::Version => drop(reply.send((version(), None))),
             Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),

@@ -101,11 +101,30 @@ async fn try_converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Comma
 
 type Answers = mpsc::UnboundedReceiver<(Response, Option<OwnedFd>)>;
 
+/// Until the last answer is given, or the client has gone: it has nothing more to say, so what can be read is its end.
 async fn pass_on(connection: &AsyncFd<OwnedFd>, mut answers: Answers) -> io::Result<()> {
-    while let Some((response, fd)) = answers.recv().await {
-        send(connection, &response, fd).await?;
+    loop {
+        tokio::select! {
+            biased;
+            answer = answers.recv() => match answer {
+                Some((response, fd)) => send(connection, &response, fd).await?,
+                None => return Ok(()),
+            },
+            gone = ended(connection) => return gone,
+        }
     }
-    Ok(())
+}
+
+async fn ended(connection: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    loop {
+        let mut guard = connection.readable().await?;
+        match fd::recv(connection.as_fd(), &mut [0], true) {
+            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
+            // It may have left an answer unread.
+            Ok(_) | Err(nix::errno::Errno::ECONNRESET) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// The way back to the client of a connection that keeper held for us.

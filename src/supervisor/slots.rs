@@ -3,7 +3,7 @@
 use crate::state::record::Status;
 
 /// Version of this numbering: a supervisor finds what another one has put there.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The control socket's listener.
 pub const CONTROL: u64 = 2;
@@ -23,10 +23,15 @@ pub enum Part {
     Terminal,
     /// Its pidfd, once its stop signal was sent.
     Stopped,
+    /// What a client that attaches writes to: write end of its stdin, or the terminal's master. Empty when it has none (any more).
+    Stdin,
+    /// The connection of the one client that is just being given its stdin.
+    Attaching,
 }
 
 /// All parts.
-pub const PARTS: [Part; 5] = [Part::Stdout, Part::Stderr, Part::Start, Part::Terminal, Part::Stopped];
+pub const PARTS: [Part; 7] =
+    [Part::Stdout, Part::Stderr, Part::Start, Part::Terminal, Part::Stopped, Part::Stdin, Part::Attaching];
 
 /// The slot of one part: from bit 40 on the container's number (plus one, so that the slots above stay free), then the part, then the attempt.
 pub fn of(container: u32, attempt: u32, part: Part) -> u64 {

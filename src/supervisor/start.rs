@@ -123,13 +123,16 @@ impl Pod {
         attempt: u32,
         created: container::Created,
     ) -> Result<(), Error> {
-        let container::Created { id, mut process, output, start } = created;
+        let container::Created { id, mut process, output, stdin, start } = created;
         let number = self.status.containers[index].slot;
         let slot = |part| slots::of(number, attempt, part);
         self.keeper.put(slot(Part::Start), start.as_fd()).map_err(keeper_error)?;
         if let Some([out, err]) = &output {
             self.keeper.put(slot(Part::Stdout), out.as_fd()).map_err(keeper_error)?;
             self.keeper.put(slot(Part::Stderr), err.as_fd()).map_err(keeper_error)?;
+        }
+        if let Some(stdin) = stdin {
+            self.keeper.put(slot(Part::Stdin), stdin.as_fd()).map_err(keeper_error)?;
         }
         let mut pipes = Vec::new();
         match output {
@@ -138,6 +141,9 @@ impl Pod {
             None => {
                 let master = self.terminal(index, &mut process).await?;
                 self.keeper.put(slot(Part::Terminal), master.as_fd()).map_err(keeper_error)?;
+                if self.record.containers[index].stdin {
+                    self.keeper.put(slot(Part::Stdin), master.as_fd()).map_err(keeper_error)?;
+                }
                 pipes.push((Stream::Stdout, master));
             }
         }

@@ -118,7 +118,7 @@ pub async fn caretaker(dir: &PodDir, mut keeper: Keeper, why: state::Error) -> R
                         return keeper.quit().map_err(keeper_error);
                     }
                     Request::Delete { .. } => refused("; its containers cannot be asked to stop, --force kills them"),
-                    Request::Exec { .. } => {
+                    Request::Exec { .. } | Request::Attach { .. } => {
                         Response::Error { exit_code: 125, message: why.to_string(), why: Refusal::Unknown }
                     }
                     _ => refused(""),

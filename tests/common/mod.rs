@@ -10,6 +10,7 @@ pub mod inject;
 pub mod outside;
 pub mod run;
 pub mod skip;
+pub mod talk;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! One topic a file.
 
+mod attach;
 mod bad_input;
 mod cgroups;
 mod crash;
@@ -13,6 +14,7 @@ mod process;
 mod quickstart;
 mod sandbox;
 mod state;
+mod stdin;
 mod termination;
 mod top;
 mod update;

@@ -321,12 +321,6 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     if config.windows.is_some() {
         return Err(unsupported("config.windows", "this host is linux"));
     }
-    if config.stdin || config.stdin_once {
-        return Err(unsupported(
-            "config.stdin",
-            "a container's standard input is not kept open: nobody could attach to it yet",
-        ));
-    }
     if !config.cdi_devices.is_empty() {
         return Err(unsupported("config.CDIDevices", "not supported yet"));
     }
@@ -389,6 +383,8 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
         mounts: config.mounts.iter().enumerate().map(|(i, m)| mount(i, m)).collect::<Result<_, _>>()?,
         devices: super::devices::asked(&config.devices)?,
         tty: config.tty,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
         pid: container_pid(at, sandbox, security.namespace_options.as_ref())?,
         privileged: security.privileged,
         add_capabilities: capabilities.add_capabilities,

@@ -24,8 +24,8 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
         restart_policy_rules,
         security_context,
         startup_probe,
-        stdin,
-        stdin_once,
+        stdin: _,
+        stdin_once: _,
         termination_message_path,
         termination_message_policy,
         tty: _,
@@ -45,8 +45,6 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), c, spec, r);
     r.refuse(at("restartPolicy"), restart_policy.is_some());
     r.refuse(at("restartPolicyRules"), any(restart_policy_rules));
-    r.refuse(at("stdin"), *stdin == Some(true));
-    r.refuse(at("stdinOnce"), *stdin_once == Some(true));
     r.refuse(at("volumeDevices"), any(volume_devices));
 
     r.word(at("imagePullPolicy"), image_pull_policy, &["Always", "IfNotPresent", "Never"]);

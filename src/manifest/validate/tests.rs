@@ -267,8 +267,6 @@ fn container_fields_are_checked() {
                 "spec.containers[0].resizePolicy[0].resourceName",
             ),
             ("restartPolicy: Always", "spec.containers[0].restartPolicy"),
-            ("stdin: true", "spec.containers[0].stdin"),
-            ("stdinOnce: true", "spec.containers[0].stdinOnce"),
             ("volumeDevices: [{name: v, devicePath: /x}]", "spec.containers[0].volumeDevices"),
             ("imagePullPolicy: Always", "spec.containers[0].imagePullPolicy"),
             ("imagePullPolicy: Sometimes", "spec.containers[0].imagePullPolicy"),
@@ -316,7 +314,7 @@ fn container_fields_are_checked() {
     accepted(
         container,
         &[
-            "tty: true, workingDir: /a/../b, command: [sh, ''], args: [\"a\\n\"], stdin: false",
+            "tty: true, workingDir: /a/../b, command: [sh, ''], args: [\"a\\n\"], stdin: true, stdinOnce: true",
             "ports: [{containerPort: 80, name: http}, {containerPort: 80, protocol: UDP}]",
             "ports: [{containerPort: 80, hostPort: 8080, hostIP: '::1'}, {containerPort: 80, hostPort: 8080, protocol: SCTP}]",
             "env: [{name: A, value: \"\\n\"}, {name: a.b, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]",

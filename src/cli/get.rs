@@ -12,6 +12,7 @@ use super::out::{self, Cell, Out};
 use super::{Context, Error, status};
 use crate::manifest::{self, Selector};
 use crate::pod;
+use crate::state::record::Owner;
 use crate::state::{Listed, PodEntry, Unreadable};
 
 /// Show pods as a table, JSON or YAML.
@@ -127,7 +128,7 @@ impl Get {
                         });
                     }
                 } else {
-                    self.table(&mut out, &found.pods)?;
+                    self.table(&mut out, &found)?;
                 }
             }
         }
@@ -135,17 +136,18 @@ impl Get {
         found.finish()
     }
 
-    fn table(&self, out: &mut Out, pods: &[Pod]) -> Result<(), Error> {
+    fn table(&self, out: &mut Out, found: &Found) -> Result<(), Error> {
         let wide = self.output == Some(Output::Wide);
         let mut header = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
         if self.select.all_namespaces {
             header.insert(0, "NAMESPACE");
         }
         if wide {
-            header.extend(["UID", "IMAGES", "REASON"]);
+            header.extend(["UID", "OWNER", "IMAGES", "REASON"]);
         }
         let now = Timestamp::now();
-        let rows: Vec<Vec<Cell>> = pods
+        let rows: Vec<Vec<Cell>> = found
+            .pods
             .iter()
             .map(|pod| {
                 let row = status::row(pod, now);
@@ -161,6 +163,8 @@ impl Get {
                 }
                 if wide {
                     cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
+                    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                    cells.push(found.owners.get(uid).map_or("", Owner::name).into());
                     cells.push(images(pod).into());
                     cells.push(reason(pod).into());
                 }
@@ -179,11 +183,13 @@ pub struct Found {
     pub complaints: Vec<String>,
     /// What `v1.Pod` has no field for: how many processes were killed for want of memory, by the pod's uid and the container's name, where any were.
     pub oom_kills: BTreeMap<(String, String), u64>,
+    /// Who made each, by its uid.
+    pub owners: BTreeMap<String, Owner>,
 }
 
 impl Found {
     fn new(complaints: Vec<String>) -> Found {
-        Found { pods: Vec::new(), complaints, oom_kills: BTreeMap::new() }
+        Found { pods: Vec::new(), complaints, oom_kills: BTreeMap::new(), owners: BTreeMap::new() }
     }
 
     fn add(&mut self, entry: &PodEntry) {
@@ -193,6 +199,7 @@ impl Found {
                 self.oom_kills.insert((entry.record.uid().to_owned(), c.name.clone()), kills);
             }
         }
+        self.owners.insert(entry.record.uid().to_owned(), entry.record.owner);
         self.pods.push(super::v1(entry));
     }
 

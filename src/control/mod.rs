@@ -99,6 +99,9 @@ pub enum Request {
         /// What changes.
         amounts: Box<Amounts>,
     },
+    /// Change what else may change in a pod that lives by its manifest. An fd comes with the packet: a file with the
+    /// [`Amendment`](crate::state::record::Amendment) as JSON. Answered when it is on disk.
+    Amend,
     /// Kill everything in a driven pod and end its sandbox; its records stay. Answered when that is done.
     StopSandbox,
 }

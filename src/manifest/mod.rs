@@ -4,6 +4,7 @@
 
 pub mod annotations;
 pub mod command;
+mod compare;
 mod defaults;
 mod parse;
 mod qos;
@@ -15,6 +16,7 @@ mod validate;
 mod volumes;
 
 pub use command::Node;
+pub use compare::{Difference, InPlace, comparable, difference};
 pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
 pub use qos::{QosClass, limited_swap, memory_high, oom_score_adj, qos_class};

@@ -38,6 +38,7 @@ pub(super) fn record(policy: &str, init: usize, app: usize) -> PodRecord {
     PodRecord {
         version: VERSION,
         owner: Owner::Cli,
+        source: None,
         id: "u".to_owned(),
         attempt: 0,
         created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -83,6 +83,7 @@ pub fn pod(
     Ok(PodRecord {
         version: VERSION,
         owner,
+        source: None,
         attempt: 0,
         created_at: jiff::Timestamp::now(),
         cgroup,

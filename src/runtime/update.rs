@@ -1,9 +1,15 @@
-//! `husk update`: other resources for a container of a pod that runs.
+//! What changes in a pod that lives: resources of its containers (`husk update`), labels and the like (`husk apply`, `husk watch`).
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use husk_oci::sys::fd;
 
 use super::Error;
 use crate::control::client::Client;
 use crate::control::{Request, Response};
 use crate::manifest::Amounts;
+use crate::state::record::Amendment;
 use crate::state::{PodEntry, Roots};
 
 /// Changes a container's resources and waits until they hold: for its end and restart, where its `resizePolicy` asks for that.
@@ -11,14 +17,34 @@ use crate::state::{PodEntry, Roots};
 /// # Errors
 /// The pod does not run, or its supervisor refuses; all is as before then.
 pub fn update(roots: &Roots, entry: &PodEntry, container: Option<String>, amounts: Amounts) -> Result<(), Error> {
+    ask(roots, entry, &Request::Resize { container, amounts: Box::new(amounts) }, &[])
+}
+
+/// Sets what an amendment has; it is on disk when this returns.
+///
+/// # Errors
+/// As [`update`].
+pub fn amend(roots: &Roots, entry: &PodEntry, amendment: &Amendment) -> Result<(), Error> {
+    let text = serde_json::to_vec(amendment).map_err(|e| Error::Internal { what: e.to_string() })?;
+    // Annotations may be more than a packet holds.
+    let memory = fd::memfd(c"amendment", false).map_err(|e| Error::sys("make a file in memory", e))?;
+    let mut file = std::fs::File::from(memory);
+    file.write_all(&text).map_err(|e| Error::io("write a file in memory", &e))?;
+    ask(roots, entry, &Request::Amend, &[file.as_fd()])
+}
+
+/// Asks the supervisor of a pod that lives for something that it answers with done or not.
+///
+/// # Errors
+/// The pod does not run, or its supervisor refuses.
+pub(super) fn ask(roots: &Roots, entry: &PodEntry, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let wrong = |what: String| Error::Pod { pod: entry.full_name(), what };
     let lives = || roots.is_live(&entry.id);
     if !lives() {
         return Err(wrong("it does not run any more".into()));
     }
     let dir = roots.pod_dir(&entry.id);
-    let request = Request::Resize { container, amounts: Box::new(amounts) };
-    match Client::ask(&dir, &request, &[], lives) {
+    match Client::ask(&dir, request, fds, lives) {
         Ok((_, Response::Ok, _)) => Ok(()),
         Ok((_, Response::Error { message, .. }, _)) => Err(wrong(message)),
         Ok((_, other, _)) => Err(wrong(format!("its supervisor answered {other:?}, which does not belong here"))),

@@ -24,6 +24,45 @@ pub enum Owner {
     Cri,
 }
 
+impl Owner {
+    /// As in the record.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Owner::Cli => "cli",
+            Owner::Watch => "watch",
+            Owner::Cri => "cri",
+        }
+    }
+}
+
+/// Where the manifest of a static pod stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The directory (absolute) or URL that `husk watch` was given.
+    pub place: String,
+    /// The file's name in that directory; `None` with a URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The file system that the file was on, as `st_dev`; `None` with a URL. A file that is missing from another file system did not vanish: its own is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// Of the manifest as it was written there, before defaults: the same hash is the same wish, whichever husk reads it.
+    pub hash: String,
+}
+
+/// What Kubernetes lets change in a pod that lives, besides the resources of its containers. All of it is set, so what is absent goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amendment {
+    /// `metadata.labels`.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// `metadata.annotations`.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// `spec.activeDeadlineSeconds`.
+    pub active_deadline_seconds: Option<i64>,
+    /// Of a static pod.
+    pub source: Option<Source>,
+}
+
 /// Which list of the manifest a container stands in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,14 +74,17 @@ pub enum ContainerKind {
     App,
 }
 
-/// `pod.json`: everything that was decided before the first side effect. Only `resources` in `pod`, and the limits and OOM scores that follow from them, ever change;
-/// the file is replaced as a whole then.
+/// `pod.json`: everything that was decided before the first side effect. Only `resources` in `pod`, the limits and OOM scores that follow from them, and what an [`Amendment`] has
+/// ever change; the file is replaced as a whole then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
     /// [`VERSION`].
     pub version: u32,
     /// Who made it.
     pub owner: Owner,
+    /// Where the manifest of a static pod stands: what [`Owner::Watch`] made and whose `husk watch` looks after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     /// What the sandbox's directories, cgroup and containers are called by: the pod's uid, or for a CRI client's 64 hexadecimal digits.
     pub id: String,
     /// Sandbox attempt, as in CRI `PodSandboxMetadata.attempt`.

@@ -12,6 +12,7 @@ use crate::control::{Refusal, Request, Response};
 use crate::pod;
 use crate::runtime::container;
 use crate::state::record::{Container, ContainerRecord, State};
+use serde::de::DeserializeOwned;
 
 /// The largest container record that is taken.
 const RECORD_LIMIT: u64 = 16 << 20;
@@ -45,6 +46,7 @@ impl Pod {
                 | Request::Attach { .. }
                 | Request::Version
                 | Request::Upgrade { .. }
+                | Request::Amend
                 | Request::Resize { .. } => Err((Refusal::Unknown, "not asked here".into())),
             }
         } else {
@@ -77,15 +79,9 @@ impl Pod {
     }
 
     fn add(&mut self, fds: Vec<OwnedFd>) -> Answer {
-        let wrong = |what: String| (Refusal::InvalidArgument, format!("the container's record: {what}"));
-        let Some(fd) = fds.into_iter().next() else { return Err(wrong("did not come with the request".into())) };
-        let mut text = Vec::new();
-        let mut file = File::from(fd);
-        // The sender's offset is ours too.
-        let read = file.rewind().and_then(|()| file.take(RECORD_LIMIT).read_to_end(&mut text));
-        read.map_err(|e| wrong(husk_oci::errno::io_text(&e)))?;
-        let record: ContainerRecord = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-        let Some(client) = &record.client else { return Err(wrong("no client's container".into())) };
+        let wrong = |what: &str| (Refusal::InvalidArgument, format!("the container's record: {what}"));
+        let record: ContainerRecord = from_memory(fds).map_err(|what| wrong(&what))?;
+        let Some(client) = &record.client else { return Err(wrong("no client's container")) };
         if !pod::accepts_containers(&self.status) {
             return Err((Refusal::FailedPrecondition, "the sandbox is not ready".into()));
         }
@@ -189,4 +185,18 @@ impl Pod {
             let _ = reply.send((answer, None));
         }
     }
+}
+
+/// What came as JSON in a file in memory.
+///
+/// # Errors
+/// A sentence.
+pub(super) fn from_memory<T: DeserializeOwned>(fds: Vec<OwnedFd>) -> Result<T, String> {
+    let Some(fd) = fds.into_iter().next() else { return Err("did not come with the request".into()) };
+    let mut text = Vec::new();
+    let mut file = File::from(fd);
+    // The sender's offset is ours too.
+    let read = file.rewind().and_then(|()| file.take(RECORD_LIMIT).read_to_end(&mut text));
+    read.map_err(|e| husk_oci::errno::io_text(&e))?;
+    serde_json::from_slice(&text).map_err(|e| e.to_string())
 }

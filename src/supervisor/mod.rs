@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use husk_oci::sys::{fd, process};
 
+mod amend;
 mod attach;
 mod begin;
 mod driven;

@@ -118,6 +118,7 @@ pub(super) fn sandbox(roots: &Roots, settings: &Settings, request: RunPodSandbox
     Ok(PodRecord {
         version: VERSION,
         owner: Owner::Cri,
+        source: None,
         id,
         attempt: meta.attempt,
         created_at: jiff::Timestamp::now(),

@@ -15,5 +15,6 @@ pub mod network;
 pub mod pod;
 pub mod runtime;
 pub mod state;
+pub mod static_pods;
 pub mod supervisor;
 pub mod volume;

@@ -21,6 +21,7 @@ mod out;
 mod relay;
 mod run;
 mod span;
+mod static_pods;
 mod status;
 mod terminal;
 mod top;
@@ -163,6 +164,7 @@ commands! {
     "End pods and remove what they used" "delete" Delete(delete::Delete),
     "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),
+    "Run what manifests in a directory or at a URL say, and follow their changes" "watch" Watch(static_pods::Watch),
     "Show what pods use: CPU, memory, network, disks" "top" Top(top::Top),
     "Load, import, list and remove images" "image" Image(image::Image),
     "Remove what pods left behind that were killed with their keeper" "gc" Gc(gc::Gc),
@@ -193,6 +195,7 @@ pub fn main() -> ExitCode {
         // Before anything else: this process stays for as long as its pod, and each page it dirties counts.
         Some(word) if word == "supervisor" => return crate::supervisor::main(args),
         Some(word) if word == crate::runtime::scope::HELPER => return crate::runtime::scope::main(args),
+        Some(word) if word == crate::static_pods::HELPER => return crate::static_pods::helper(),
         _ => {}
     }
     let cli = match Cli::try_parse() {

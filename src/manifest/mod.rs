@@ -18,7 +18,7 @@ mod volumes;
 pub use command::Node;
 pub use compare::{Difference, InPlace, comparable, difference};
 pub use defaults::default;
-pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse};
+pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse, parse_list};
 pub use qos::{QosClass, limited_swap, memory_high, oom_score_adj, qos_class};
 pub use quantity::{Quantity, QuantityError, quantity};
 pub use resize::{Amounts, Change, container, resize, set_resources};

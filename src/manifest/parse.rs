@@ -88,6 +88,17 @@ impl std::error::Error for Error {}
 /// # Errors
 /// The first one met, naming `source` and, where it is known, pod and field.
 pub fn parse(bytes: &[u8], source: &str) -> Result<Vec<Pod>, Error> {
+    match parse_list(bytes, source)? {
+        found if found.is_empty() => Err(Error { source: source.to_owned(), kind: ErrorKind::Empty }),
+        found => Ok(found),
+    }
+}
+
+/// As [`parse`], for who wants no pods when he says so: a `List` without items is an answer, an empty text is none.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_list(bytes: &[u8], source: &str) -> Result<Vec<Pod>, Error> {
     pods(bytes).map_err(|kind| Error { source: source.to_owned(), kind })
 }
 
@@ -97,13 +108,16 @@ fn pods(bytes: &[u8]) -> Result<Vec<Pod>, ErrorKind> {
     }
     let text = std::str::from_utf8(bytes).map_err(|e| ErrorKind::NotUtf8 { offset: e.valid_up_to() })?;
     let documents = tree::documents(text)?;
+    if documents.is_empty() {
+        return Err(ErrorKind::Empty);
+    }
     let many = documents.len() > 1;
     let mut found = Vec::new();
     for (i, document) in documents.into_iter().enumerate() {
         let place = if many { format!("document {}", i + 1) } else { String::new() };
         read_document(document, &place, &mut found)?;
     }
-    if found.is_empty() { Err(ErrorKind::Empty) } else { Ok(found) }
+    Ok(found)
 }
 
 fn read_document(document: Value, place: &str, found: &mut Vec<Pod>) -> Result<(), ErrorKind> {
@@ -280,6 +294,12 @@ mod tests {
         let typed =
             r#"{"kind":"PodList","apiVersion":"v1","items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}}]}"#;
         assert_eq!(parse(typed.as_bytes(), "a").expect("pod list").len(), 2);
+        let none = r#"{"kind":"List","apiVersion":"v1","items":[]}"#;
+        assert_eq!(parse_list(none.as_bytes(), "a"), Ok(Vec::new()));
+        assert_eq!(parse(none.as_bytes(), "a").expect_err("no pod").kind, ErrorKind::Empty);
+        for nothing in ["", "---\n", "# nothing\n"] {
+            assert_eq!(parse_list(nothing.as_bytes(), "a").expect_err("no list").kind, ErrorKind::Empty, "{nothing:?}");
+        }
         let stream = r#"{"apiVersion":"v1","kind":"Pod"} {"apiVersion":"v1","kind":"Pod"}"#;
         assert_eq!(parse(stream.as_bytes(), "a").expect("stream").len(), 2);
     }

@@ -26,7 +26,7 @@ pub mod upgrade;
 pub use delete::{DeleteOptions, delete};
 pub use error::Error;
 pub use remove::GcReport;
-pub use run::{RunOutcome, run, run_record};
+pub use run::{RunOutcome, run, run_record, run_static};
 pub use settings::Settings;
 
 /// Collects everything that belongs to no pod; see [`remove::gc`].

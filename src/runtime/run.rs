@@ -16,7 +16,7 @@ use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
 use crate::control::{HELPED, Ready};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
-use crate::state::record::{Owner, PodRecord};
+use crate::state::record::{Owner, PodRecord, Source};
 use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
 
 /// What became of a [`run`].
@@ -41,13 +41,32 @@ const MAKING_PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The pod cannot be run as it stands, or the host refuses; everything that was made is undone then.
-pub fn run(roots: &Roots, settings: &Settings, mut pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
+pub fn run(roots: &Roots, settings: &Settings, pod: Pod, owner: Owner) -> Result<RunOutcome, Error> {
+    resolve_and_run(roots, settings, pod, owner, None)
+}
+
+/// Runs a static pod, as [`run`] does; its record tells where it came from.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_static(roots: &Roots, settings: &Settings, pod: Pod, source: Source) -> Result<RunOutcome, Error> {
+    resolve_and_run(roots, settings, pod, Owner::Watch, Some(source))
+}
+
+fn resolve_and_run(
+    roots: &Roots,
+    settings: &Settings,
+    mut pod: Pod,
+    owner: Owner,
+    source: Option<Source>,
+) -> Result<RunOutcome, Error> {
     pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;
     let driver = detect()?;
-    let record = resolve::pod(roots, settings, &store, driver.hierarchies(), pod, owner)?;
+    let mut record = resolve::pod(roots, settings, &store, driver.hierarchies(), pod, owner)?;
+    record.source = source;
     apparmor::ensure(&record.containers)?;
     run_with(roots, &driver, settings, &record)
 }

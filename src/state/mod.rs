@@ -27,12 +27,14 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
+mod claim;
 pub mod error;
 pub mod events;
 pub mod lock;
 pub mod pods;
 pub mod record;
 
+pub use claim::Claim;
 pub use error::Error;
 pub use lock::{Lock, Mode as LockMode};
 pub use pods::{Listed, PodEntry, Reservation, Unreadable};

@@ -166,6 +166,23 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> Result<()> {
     if new == now { Ok(()) } else { nix::fcntl::fcntl(fd, FcntlArg::F_SETFL(new)).map(drop) }
 }
 
+/// Whether somebody has the regular file open for writing; `file` is open for reading only. A lease cannot be had then, which is what this asks: it gives the lease back at once. A
+/// writer that comes in between waits for that, and SIGIO, which would end this process, is sent to it: the caller has it blocked in every thread. `fcntl(2)` with `F_SETLEASE`
+///
+/// # Errors
+/// EINVAL and EACCES where the file system, or a user who is not root, has no leases: nobody knows then.
+pub fn has_writer(file: BorrowedFd<'_>) -> Result<bool> {
+    let lease = |kind: i32| {
+        // SAFETY: F_SETLEASE takes a number and touches no memory of ours.
+        unsafe { call(libc::SYS_fcntl, [arg(file), libc::F_SETLEASE as usize, kind as usize, 0, 0, 0]) }
+    };
+    match lease(libc::F_RDLCK) {
+        Ok(_) => lease(libc::F_UNLCK).map(|_| false),
+        Err(Errno::EAGAIN) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
 /// How the file was opened (`O_*`). `fcntl(2)` with `F_GETFL`
 pub fn open_flags(fd: BorrowedFd<'_>) -> Result<i32> {
     nix::fcntl::fcntl(fd, FcntlArg::F_GETFL)

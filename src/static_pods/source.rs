@@ -214,7 +214,7 @@ mod tests {
             of(POD, Some("b.yaml"), "h"),
             of(POD, Some("a.yaml"), "other"),
             of(POD, None, "h"),
-            of(&POD.replace("image: x", "image: y"), Some("a.yaml"), "h"),
+            of(&POD.replace("image: x", "image: other"), Some("a.yaml"), "h"),
         ];
         assert!(others.iter().all(|other| other.uid != first.uid));
         assert_eq!(others[0].source.hash, first.source.hash);

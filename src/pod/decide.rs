@@ -1,8 +1,6 @@
 //! What to do next.
 
-use super::rules::{
-    RestartPolicy, SECOND_NS, any_running, closing, ended, is_running, restart_policy, sandbox_alive, settled,
-};
+use super::rules::{SECOND_NS, any_running, closing, ended, is_running, sandbox_alive, settled};
 use crate::state::record::{Container, ContainerKind, Deletion, PodRecord, State, Status};
 
 /// How long after a SIGKILL we look again whether somebody got away.
@@ -95,8 +93,7 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
     if record.driven() {
         return driven(status, now);
     }
-    let policy = restart_policy(record);
-    if status.initialized_at.is_none() { initialize(status, policy, now) } else { run(status, policy, now) }
+    if status.initialized_at.is_none() { initialize(record, status, now) } else { run(record, status, now) }
 }
 
 /// The positions of the containers that a new pod starts first, as [`decide`] will say: they can be prepared before there is a sandbox.
@@ -133,7 +130,11 @@ fn driven(status: &Status, now: Now) -> Decision {
 
 /// What runs and has a deadline is asked to stop, and killed when its time is over.
 fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
-    let (State::Running { stopping, .. }, Some(deadline)) = (&c.state, c.stop_deadline_boot_ns) else { return };
+    let (State::Running { stopping, .. }, Some(deadline)) =
+        (&c.state, c.stop.as_ref().map(|stop| stop.deadline_boot_ns))
+    else {
+        return;
+    };
     let wake = if now.boot_ns >= deadline {
         decision.actions.push(Action::Kill { index });
         now.boot_ns.saturating_add(KILL_AGAIN_NS)
@@ -147,13 +148,13 @@ fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now)
 }
 
 /// One init container after the other; each must have succeeded before the next.
-fn initialize(status: &Status, policy: RestartPolicy, now: Now) -> Decision {
+fn initialize(record: &PodRecord, status: &Status, now: Now) -> Decision {
     let mut init = status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::Init);
     let current = init.find(|(_, c)| !matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0));
     match current {
         None => Decision::now(Action::Initialized),
         Some((_, c)) if is_running(c) => Decision::default(),
-        Some((_, c)) if settled(policy, c) => Decision::now(Action::EndSandbox),
+        Some((index, c)) if settled(record, index, c) => Decision::now(Action::EndSandbox),
         Some((index, c)) => {
             let mut decision = Decision::default();
             start_when_due(&mut decision, index, c, now);
@@ -162,11 +163,11 @@ fn initialize(status: &Status, policy: RestartPolicy, now: Now) -> Decision {
     }
 }
 
-fn run(status: &Status, policy: RestartPolicy, now: Now) -> Decision {
+fn run(record: &PodRecord, status: &Status, now: Now) -> Decision {
     let mut decision = Decision::default();
     let mut over = true;
     for (index, c) in status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::App) {
-        if settled(policy, c) {
+        if settled(record, index, c) {
             continue;
         }
         over = false;

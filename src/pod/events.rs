@@ -1,10 +1,11 @@
 //! What has happened, written into the status.
 
 use super::Now;
-use super::rules::{SECOND_NS, closing, pod_settled, restart_policy, restarts};
+use super::rules::{SECOND_NS, after_exit, closing, pod_settled};
+use crate::manifest;
 use crate::state::record::{
     Backoff, Container, ContainerKind, ContainerRecord, Deletion, Exit, Failure, PodRecord, Resize, State, Status,
-    VERSION,
+    Stop, StopWhy, VERSION,
 };
 
 /// First delay of a crash loop, and its largest.
@@ -35,6 +36,9 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         deletion: None,
         finished_at: None,
         failure: None,
+        ending: None,
+        active_deadline_boot_ns: None,
+        restarting_all: None,
         stopped: false,
         resize: None,
     }
@@ -50,7 +54,11 @@ impl Container {
             last: None,
             backoff: None,
             slot,
-            stop_deadline_boot_ns: None,
+            stop: None,
+            stopping_since_boot_ns: None,
+            hook: None,
+            started: None,
+            ready: None,
             oom_kills: 0,
             made_of: None,
         }
@@ -66,15 +74,31 @@ impl Container {
     }
 }
 
-/// A slot was started: call before its start handle is released. `id`, `pid` and `start_ticks` as in `State::Running`.
-pub fn apply_start(status: &mut Status, index: usize, attempt: u32, id: String, pid: i32, start_ticks: u64, now: Now) {
+/// A process that is about to be a container's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Container id.
+    pub id: String,
+    /// As in `State::Running`.
+    pub pid: i32,
+    /// The same.
+    pub start_ticks: u64,
+}
+
+/// A slot was started: call before its start handle is released.
+pub fn apply_start(record: &PodRecord, status: &mut Status, index: usize, attempt: u32, process: Process, now: Now) {
     let c = &mut status.containers[index];
+    let Process { id, pid, start_ticks } = process;
     let running = State::Running { id, pid, start_ticks, started_at: now.wall, stopping: false };
     if let State::Terminated(previous) = std::mem::replace(&mut c.state, running) {
         c.last = Some(previous);
     }
     c.attempt = attempt;
     c.oom_kills = 0;
+    (c.stop, c.stopping_since_boot_ns, c.hook) = (None, None, None);
+    let probed = manifest::container(&record.pod, &c.name);
+    c.started = probed.and_then(|made_of| made_of.startup_probe.as_ref()).map(|_| false);
+    c.ready = probed.and_then(|made_of| made_of.readiness_probe.as_ref()).map(|_| false);
 }
 
 /// `reason` of an end by want of memory.
@@ -112,15 +136,40 @@ pub fn apply_oom_kills(status: &mut Status, slot: u32, attempt: u32, kills: u64)
 
 /// A change of a container's resources was asked for. With `restart_grace_seconds` it gets the new ones by being started again.
 pub fn request_resize(status: &mut Status, index: usize, resize: Resize, restart_grace_seconds: Option<u64>, now: Now) {
-    let given_ns = restart_grace_seconds.map(|seconds| seconds.max(GRACE_FLOOR_SECONDS).saturating_mul(SECOND_NS));
-    status.containers[index].stop_deadline_boot_ns = given_ns.map(|ns| now.boot_ns.saturating_add(ns));
+    if let Some(grace_seconds) = restart_grace_seconds {
+        request_stop(status, index, StopWhy::Resize, grace_seconds, now);
+    }
     status.resize = Some(Box::new(resize));
 }
 
+/// Asks that one container stops, whatever becomes of the pod; `why` decides what comes then. It gets at least 2 s after its stop signal. A second request can only
+/// bring the end nearer. Answers whether the status changed: a container that does not run has nothing to stop.
+pub fn request_stop(status: &mut Status, index: usize, why: StopWhy, grace_seconds: u64, now: Now) -> bool {
+    let given_seconds = if why == StopWhy::Client { grace_seconds } else { grace_seconds.max(GRACE_FLOOR_SECONDS) };
+    let deadline_boot_ns = now.boot_ns.saturating_add(given_seconds.saturating_mul(SECOND_NS));
+    let c = &mut status.containers[index];
+    if !matches!(c.state, State::Running { .. }) {
+        return false;
+    }
+    match &mut c.stop {
+        Some(earlier) if deadline_boot_ns >= earlier.deadline_boot_ns => false,
+        Some(earlier) => {
+            earlier.deadline_boot_ns = deadline_boot_ns;
+            earlier.grace_seconds = earlier.grace_seconds.min(grace_seconds);
+            true
+        }
+        None => {
+            c.stop = Some(Stop { why, grace_seconds, deadline_boot_ns });
+            true
+        }
+    }
+}
+
 /// A running container is about to get its stop signal.
-pub fn apply_stopping(c: &mut Container) {
+pub fn apply_stopping(c: &mut Container, now: Now) {
     if let State::Running { stopping, .. } = &mut c.state {
         *stopping = true;
+        c.stopping_since_boot_ns.get_or_insert(now.boot_ns);
     }
 }
 
@@ -128,7 +177,6 @@ pub fn apply_stopping(c: &mut Container) {
 /// Answers whether anything changed: an exit that is already known changes nothing.
 pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: Exit) -> bool {
     let restarted = !closing(status);
-    let policy = restart_policy(record);
     let c = &mut status.containers[index];
     let known = match &c.state {
         State::Running { .. } => exit.attempt != c.attempt,
@@ -139,7 +187,8 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: E
         return false;
     }
     c.attempt = exit.attempt;
-    let asked_to_restart = !record.driven() && c.stop_deadline_boot_ns.take().is_some();
+    let why = c.stop.take().map(|stop| stop.why);
+    let asked_to_restart = matches!(why, Some(StopWhy::Resize | StopWhy::Restart));
     if restarted && asked_to_restart {
         // Not a failure, whatever the exit code: no back-off.
         c.backoff = None;
@@ -147,7 +196,7 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: E
         c.last = Some(exit);
         return true;
     }
-    if restarted && restarts(policy, c.kind, exit.exit_code) {
+    if restarted && after_exit(record, index, exit.exit_code).is_some() {
         let backoff = next_backoff(c.backoff.as_ref(), exit.finished_boot_ns);
         let delay_ms = backoff.delay_ms;
         c.backoff = Some(backoff);
@@ -234,10 +283,11 @@ pub fn request_delete(
         Some(earlier) => {
             earlier.deadline_boot_ns = deadline_boot_ns;
             earlier.grace_seconds = earlier.grace_seconds.min(grace_seconds);
+            earlier.force |= force;
             true
         }
         None => {
-            status.deletion = Some(Deletion { requested_at: now.wall, grace_seconds, deadline_boot_ns });
+            status.deletion = Some(Deletion { requested_at: now.wall, grace_seconds, deadline_boot_ns, force });
             true
         }
     }

@@ -21,8 +21,8 @@ mod tests;
 pub use decide::{Action, Decision, Now, decide, first};
 pub use event_object::event_to_v1;
 pub use events::{
-    OOM_KILLED, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start, apply_stopping,
-    exit_reason, initial, oom_text, pod_text, request_delete, request_resize,
+    OOM_KILLED, Process, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start,
+    apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
-pub use rules::{accepts_containers, is_over};
+pub use rules::{accepts_containers, is_over, ready, started};
 pub use status::{Liveness, Phase, hostname, oom_kills, phase, printable_status, to_v1};

@@ -1,16 +1,10 @@
 //! What the other files of this room agree on.
 
-use crate::state::record::{Container, ContainerKind, Exit, PodRecord, State, Status};
+use crate::state::record::{
+    Container, ContainerKind, ContainerRecord, Exit, Hook, PodRecord, RestartAction, RestartPolicy, State, Status,
+};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
-
-/// `spec.restartPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
 
 pub(super) fn restart_policy(record: &PodRecord) -> RestartPolicy {
     match record.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) {
@@ -21,14 +15,52 @@ pub(super) fn restart_policy(record: &PodRecord) -> RestartPolicy {
     }
 }
 
-/// Whether policy alone has a container run again after this exit code.
-pub(super) fn restarts(policy: RestartPolicy, kind: ContainerKind, exit_code: i32) -> bool {
-    match (kind, policy) {
-        (_, RestartPolicy::Never) => false,
-        // An init container that succeeded is done whatever the policy.
-        (ContainerKind::Init, _) | (ContainerKind::App, RestartPolicy::OnFailure) => exit_code != 0,
-        (ContainerKind::App, RestartPolicy::Always) => true,
+/// What is to be done after an exit of a container, by its own rules, its own policy, or the pod's.
+pub(super) fn after_exit(record: &PodRecord, index: usize, exit_code: i32) -> Option<RestartAction> {
+    let c = record.containers.get(index)?;
+    if c.kind == ContainerKind::Ephemeral {
+        return None;
     }
+    if c.is_sidecar() {
+        return Some(RestartAction::Restart);
+    }
+    // An init container that succeeded is done whatever the policy.
+    if c.kind == ContainerKind::Init && exit_code == 0 {
+        return None;
+    }
+    if let Some(rule) = c.restart.rules.iter().find(|rule| rule.exit_codes.contains(&exit_code) != rule.not) {
+        return Some(rule.action);
+    }
+    let again = match c.restart.policy.unwrap_or_else(|| restart_policy(record)) {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => exit_code != 0,
+        RestartPolicy::Never => false,
+    };
+    again.then_some(RestartAction::Restart)
+}
+
+/// Whether the container of this place is a sidecar.
+pub(super) fn is_sidecar(record: &PodRecord, index: usize) -> bool {
+    record.containers.get(index).is_some_and(ContainerRecord::is_sidecar)
+}
+
+/// Whether a container has come up: it runs, its postStart hook is over, and its startup probe has succeeded if it has one. The next sidecar or init container
+/// waits for a sidecar's.
+pub fn started(record: &PodRecord, index: usize, c: &Container) -> bool {
+    let Some(made_of) = record.containers.get(index) else { return false };
+    let hooked = || made_of.hooks.post_start.is_none() || c.hook.as_ref().is_some_and(over_post_start);
+    // With a probe this is false from the start on.
+    is_running(c) && hooked() && c.started.unwrap_or(true)
+}
+
+/// The postStart hook is over: it succeeded, or preStop has begun, which is later.
+fn over_post_start(run: &crate::state::record::HookRun) -> bool {
+    run.hook == Hook::PreStop || run.done && run.failure.is_empty()
+}
+
+/// Whether a container is ready for its users: it has started, and its readiness probe has succeeded if it has one.
+pub fn ready(record: &PodRecord, index: usize, c: &Container) -> bool {
+    started(record, index, c) && c.ready.unwrap_or(true)
 }
 
 /// Nothing may be started any more, whatever the policy: the pod is being deleted, has failed as a whole, or has lost its namespaces.
@@ -67,22 +99,22 @@ pub(super) fn ended(c: &Container) -> Option<&Exit> {
 }
 
 /// Done, and by policy not to be started again.
-pub(super) fn settled(policy: RestartPolicy, c: &Container) -> bool {
-    matches!(&c.state, State::Terminated(exit) if !restarts(policy, c.kind, exit.exit_code))
+pub(super) fn settled(record: &PodRecord, index: usize, c: &Container) -> bool {
+    matches!(&c.state, State::Terminated(exit) if after_exit(record, index, exit.exit_code).is_none())
 }
 
 /// Whether a container of a manifest has ended for good.
-pub fn is_over(record: &PodRecord, c: &Container) -> bool {
-    settled(restart_policy(record), c)
+pub fn is_over(record: &PodRecord, index: usize, c: &Container) -> bool {
+    settled(record, index, c)
 }
 
 /// By its containers and policy alone: nothing runs and nothing is to be started again.
 pub(super) fn pod_settled(record: &PodRecord, status: &Status) -> bool {
-    let policy = restart_policy(record);
-    let of = |kind| status.containers.iter().filter(move |c| c.kind == kind);
+    let of = |kind| status.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind);
     if status.initialized_at.is_none() {
-        let pending = of(ContainerKind::Init).find(|c| !matches!(&c.state, State::Terminated(e) if e.exit_code == 0));
-        return pending.is_some_and(|c| settled(policy, c));
+        let pending =
+            of(ContainerKind::Init).find(|(_, c)| !matches!(&c.state, State::Terminated(e) if e.exit_code == 0));
+        return pending.is_some_and(|(index, c)| settled(record, index, c));
     }
-    of(ContainerKind::App).all(|c| settled(policy, c))
+    of(ContainerKind::App).all(|(index, c)| settled(record, index, c))
 }

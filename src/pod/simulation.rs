@@ -107,6 +107,7 @@ impl World {
             let before = match kind {
                 ContainerKind::Init => other < index,
                 ContainerKind::App => c.kind == ContainerKind::Init,
+                ContainerKind::Ephemeral => false,
             };
             if before {
                 assert_eq!(self.last_exit[other].as_ref().map(|e| e.exit_code), Some(0), "init order");
@@ -130,7 +131,8 @@ impl World {
             return;
         }
         let ticks = u64::from(attempt);
-        apply_start(&mut self.status, index, attempt, format!("id{attempt}"), 7, ticks, at(self.now_ns));
+        let process = super::Process { id: format!("id{attempt}"), pid: 7, start_ticks: ticks };
+        apply_start(&self.record, &mut self.status, index, attempt, process, at(self.now_ns));
         let lasts = match self.random.below(4) {
             0 => self.random.below(SECOND),
             1 => self.random.below(30 * SECOND),
@@ -154,7 +156,7 @@ impl World {
                         p.ends_ns = p.ends_ns.min(self.now_ns + after);
                     }
                 }
-                self.status.containers.iter_mut().for_each(apply_stopping);
+                self.status.containers.iter_mut().for_each(|c| apply_stopping(c, at(SECOND)));
             }
             Action::Stop { .. } | Action::Kill { .. } => panic!("only for a client's container"),
             Action::KillAll => {

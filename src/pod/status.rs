@@ -5,7 +5,7 @@ mod printable;
 
 pub use printable::printable_status;
 
-use super::rules::{RestartPolicy, is_running, pod_settled, restart_policy};
+use super::rules::{is_running, is_sidecar, pod_settled, ready, settled, started};
 use crate::manifest;
 use crate::state::record::{Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
 use k8s_openapi::api::core::v1::{
@@ -70,11 +70,10 @@ pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
         // Which containers there shall be its client knows alone.
         return if all(ContainerKind::App).any(is_running) { Phase::Running } else { Phase::Pending };
     }
-    let policy = restart_policy(record);
     let never_ended = |c: &&Container| matches!(c.state, State::Waiting { .. }) && c.last.is_none();
     if status.initialized_at.is_none() {
-        let failed = |c: &Container| matches!(&c.state, State::Terminated(exit) if exit.exit_code != 0);
-        let for_good = policy == RestartPolicy::Never && all(ContainerKind::Init).any(failed);
+        let init = status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::Init);
+        let for_good = init.into_iter().any(|(index, c)| !succeeded(c) && settled(record, index, c));
         return if for_good { Phase::Failed } else { Phase::Pending };
     }
     if all(ContainerKind::App).any(|c| never_ended(&c)) {
@@ -147,6 +146,7 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         conditions: Some(conditions::conditions(&seen)),
         container_statuses: Some(seen.container_statuses(ContainerKind::App)),
         init_container_statuses: Some(seen.container_statuses(ContainerKind::Init)).filter(|s| !s.is_empty()),
+        ephemeral_container_statuses: Some(seen.container_statuses(ContainerKind::Ephemeral)).filter(|s| !s.is_empty()),
         qos_class: pod.spec.as_ref().map(|s| manifest::qos_class(s).to_string()),
         start_time: Some(Time(status.start_time)),
         reason,
@@ -184,11 +184,14 @@ impl Seen<'_> {
         self.live == Liveness::Alive && matches!(c.state, State::Running { .. })
     }
 
-    /// There are no probes: an app container is ready while it runs, an init container when it has succeeded.
-    fn ready(&self, c: &Container) -> bool {
+    /// An init container that is no sidecar is ready when it has succeeded; an ephemeral one never is.
+    fn ready(&self, index: usize, c: &Container) -> bool {
         match c.kind {
-            ContainerKind::App => self.runs(c),
-            ContainerKind::Init => matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0),
+            ContainerKind::Init if !is_sidecar(self.record, index) => {
+                matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0)
+            }
+            ContainerKind::Init | ContainerKind::App => self.runs(c) && ready(self.record, index, c),
+            ContainerKind::Ephemeral => false,
         }
     }
 
@@ -201,8 +204,8 @@ impl Seen<'_> {
                     name: c.name.clone(),
                     state: Some(self.state(c)),
                     last_state: Some(c.last.as_ref().map_or_else(ContainerState::default, terminated)),
-                    ready: self.ready(c),
-                    started: Some(self.runs(c)),
+                    ready: self.ready(index, c),
+                    started: Some(self.runs(c) && started(self.record, index, c)),
                     restart_count: i32::try_from(c.attempt).unwrap_or(i32::MAX),
                     image: made_of.map(|r| r.image_ref.clone()).unwrap_or_default(),
                     image_id: made_of.map(|r| r.image_id.clone()).unwrap_or_default(),

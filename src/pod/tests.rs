@@ -4,7 +4,7 @@ use super::*;
 use crate::manifest;
 use crate::state::record::{
     Backoff, Container, ContainerKind, ContainerRecord, Exit, Owner, PodRecord, Resize, Sandbox, SandboxRecord, State,
-    Status, VERSION,
+    Status, Stop, StopWhy, VERSION,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
@@ -59,7 +59,8 @@ pub(super) fn at(boot_ns: u64) -> Now {
 /// With its sandbox, nothing started.
 pub(super) fn fresh(record: &PodRecord) -> Status {
     let mut status = initial(record, "boot", at(0));
-    status.sandbox = Some(Sandbox { pid: 10, start_ticks: 1, ready_at: at(0).wall, ended: false, network: None });
+    status.sandbox =
+        Some(Sandbox { pid: 10, start_ticks: 1, ready_at: at(0).wall, ended: false, network: None, attempt: 0 });
     status
 }
 
@@ -78,8 +79,9 @@ pub(super) fn exit(attempt: u32, exit_code: i32, boot_ns: u64) -> Exit {
     }
 }
 
-pub(super) fn start(status: &mut Status, index: usize, attempt: u32, boot_ns: u64) {
-    apply_start(status, index, attempt, format!("id{attempt}"), 100, 1, at(boot_ns));
+pub(super) fn start(record: &PodRecord, status: &mut Status, index: usize, attempt: u32, boot_ns: u64) {
+    let process = Process { id: format!("id{attempt}"), pid: 100, start_ticks: 1 };
+    apply_start(record, status, index, attempt, process, at(boot_ns));
 }
 
 fn actions(record: &PodRecord, status: &Status, boot_ns: u64) -> Vec<Action> {
@@ -102,12 +104,12 @@ fn init_containers_run_one_after_another_and_then_the_others_together() {
     let mut s = fresh(&r);
     assert_eq!(column(&r, &s), "Init:0/2");
     assert_eq!(actions(&r, &s, 0), [Action::Start { index: 0, attempt: 0 }]);
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     assert_eq!(decide(&r, &s, at(0)), Decision::default());
     apply_exit(&r, &mut s, 0, exit(0, 0, 5));
     assert_eq!(column(&r, &s), "Init:1/2");
     assert_eq!(actions(&r, &s, 5), [Action::Start { index: 1, attempt: 0 }]);
-    start(&mut s, 1, 0, 5);
+    start(&r, &mut s, 1, 0, 5);
     apply_exit(&r, &mut s, 1, exit(0, 0, 6));
     assert_eq!(actions(&r, &s, 6), [Action::Initialized]);
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Pending);
@@ -115,9 +117,9 @@ fn init_containers_run_one_after_another_and_then_the_others_together() {
     assert_eq!(column(&r, &s), "PodInitializing");
     let both = [Action::Start { index: 2, attempt: 0 }, Action::Start { index: 3, attempt: 0 }];
     assert_eq!(actions(&r, &s, 6), both);
-    start(&mut s, 2, 0, 6);
+    start(&r, &mut s, 2, 0, 6);
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Pending);
-    start(&mut s, 3, 0, 6);
+    start(&r, &mut s, 3, 0, 6);
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Running);
     assert_eq!(column(&r, &s), "Running");
     assert_eq!(decide(&r, &s, at(7)), Decision::default());
@@ -141,7 +143,7 @@ fn nothing_is_started_without_a_sandbox() {
 fn a_failed_init_container_ends_a_pod_that_never_restarts() {
     let r = record("Never", 2, 1);
     let mut s = fresh(&r);
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     apply_exit(&r, &mut s, 0, exit(0, 3, 5));
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Failed);
     assert_eq!(column(&r, &s), "Init:Error");
@@ -160,10 +162,10 @@ fn a_failed_init_container_is_otherwise_started_again() {
     for policy in ["Always", "OnFailure"] {
         let r = record(policy, 1, 1);
         let mut s = fresh(&r);
-        start(&mut s, 0, 0, 0);
+        start(&r, &mut s, 0, 0, 0);
         apply_exit(&r, &mut s, 0, exit(0, 3, 5));
         assert_eq!(actions(&r, &s, 5), [Action::Start { index: 0, attempt: 1 }]);
-        start(&mut s, 0, 1, 5);
+        start(&r, &mut s, 0, 1, 5);
         apply_exit(&r, &mut s, 0, exit(1, 3, 6));
         assert_eq!(column(&r, &s), "Init:CrashLoopBackOff");
         let d = decide(&r, &s, at(6));
@@ -185,7 +187,7 @@ fn restart_policy_decides_after_an_exit() {
         let r = record(policy, 0, 1);
         let mut s = fresh(&r);
         apply_initialized(&mut s, at(0));
-        start(&mut s, 0, 0, 0);
+        start(&r, &mut s, 0, 0, 0);
         apply_exit(&r, &mut s, 0, exit(0, code, 5));
         let want = if restarted { Action::Start { index: 0, attempt: 1 } } else { Action::EndSandbox };
         assert_eq!(actions(&r, &s, 5), [want], "{policy} {code}");
@@ -205,7 +207,7 @@ fn back_off_doubles_from_ten_seconds_to_five_minutes_and_is_forgotten() {
     let mut now = SECOND;
     for (attempt, seconds) in [0, 10, 20, 40, 80, 160, 300, 300, 300].into_iter().enumerate() {
         let attempt = u32::try_from(attempt).expect("small");
-        start(&mut s, 0, attempt, now);
+        start(&r, &mut s, 0, attempt, now);
         now += 3 * SECOND;
         apply_exit(&r, &mut s, 0, exit(attempt, 1, now));
         let due = now + seconds * SECOND;
@@ -220,7 +222,7 @@ fn back_off_doubles_from_ten_seconds_to_five_minutes_and_is_forgotten() {
         assert_eq!(actions(&r, &s, due), [Action::Start { index: 0, attempt: attempt + 1 }]);
         now = due;
     }
-    start(&mut s, 0, 9, now);
+    start(&r, &mut s, 0, 9, now);
     let long = now + 600 * SECOND;
     let mut short_of = s.clone();
     apply_exit(&r, &mut short_of, 0, exit(9, 1, long));
@@ -250,12 +252,12 @@ fn an_exit_is_taken_once() {
     let r = record("Always", 0, 1);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     assert!(apply_exit(&r, &mut s, 0, exit(0, 1, 5)));
     let once = s.clone();
     assert!(!apply_exit(&r, &mut s, 0, exit(0, 1, 5)));
     assert_eq!(s, once);
-    start(&mut s, 0, 1, 5);
+    start(&r, &mut s, 0, 1, 5);
     assert!(!apply_exit(&r, &mut s, 0, exit(0, 1, 5)));
     assert!(apply_exit(&r, &mut s, 0, exit(1, 1, 6)));
     assert!(!apply_exit(&r, &mut s, 0, exit(1, 1, 6)));
@@ -267,12 +269,12 @@ fn deletion_asks_waits_kills_and_removes() {
     let r = record("Always", 0, 2);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
-    start(&mut s, 0, 0, 0);
-    start(&mut s, 1, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
+    start(&r, &mut s, 1, 0, 0);
     assert!(request_delete(&mut s, 30, None, false, at(SECOND)));
     let deadline = 31 * SECOND;
     assert_eq!(decide(&r, &s, at(SECOND)), Decision { actions: vec![Action::StopAll], wake_boot_ns: Some(deadline) });
-    s.containers.iter_mut().for_each(apply_stopping);
+    s.containers.iter_mut().for_each(|c| apply_stopping(c, at(SECOND)));
     assert_eq!(decide(&r, &s, at(deadline - 1)), Decision { actions: vec![], wake_boot_ns: Some(deadline) });
     assert_eq!(column(&r, &s), "Terminating");
     assert_eq!(actions(&r, &s, deadline), [Action::KillAll]);
@@ -328,10 +330,10 @@ fn a_lost_sandbox_fails_the_pod() {
     let r = record("Always", 0, 2);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
-    start(&mut s, 0, 0, 0);
-    start(&mut s, 1, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
+    start(&r, &mut s, 1, 0, 0);
     apply_exit(&r, &mut s, 1, exit(0, 1, 1));
-    start(&mut s, 1, 1, 1);
+    start(&r, &mut s, 1, 1, 1);
     apply_exit(&r, &mut s, 1, exit(1, 1, 2));
     apply_sandbox_end(&r, &mut s);
     assert_eq!(s.failure.as_ref().expect("failed").reason, "SandboxLost");
@@ -349,7 +351,7 @@ fn a_dead_pod_shows_what_nobody_saw() {
     let r = record("Always", 0, 1);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     let pod = to_v1(&r, &s, Liveness::Dead);
     let status = pod.status.clone().expect("status");
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("SandboxLost")));
@@ -364,7 +366,7 @@ fn a_dead_pod_shows_what_nobody_saw() {
     let r = record("Never", 0, 1);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     apply_exit(&r, &mut s, 0, exit(0, 0, 1));
     let status = to_v1(&r, &s, Liveness::Dead).status.expect("status");
     assert_eq!((status.phase.as_deref(), status.reason), (Some("Succeeded"), None));
@@ -374,12 +376,12 @@ fn a_dead_pod_shows_what_nobody_saw() {
 fn the_pod_is_shown_as_kubernetes_shows_it() {
     let r = record("Always", 1, 1);
     let mut s = fresh(&r);
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     apply_exit(&r, &mut s, 0, exit(0, 0, SECOND));
     apply_initialized(&mut s, at(SECOND));
-    start(&mut s, 1, 0, 2 * SECOND);
+    start(&r, &mut s, 1, 0, 2 * SECOND);
     apply_exit(&r, &mut s, 1, exit(0, 1, 3 * SECOND));
-    start(&mut s, 1, 1, 3 * SECOND);
+    start(&r, &mut s, 1, 1, 3 * SECOND);
     let pod = to_v1(&r, &s, Liveness::Alive);
     let json = serde_json::to_value(&pod).expect("json");
     assert_eq!(json["metadata"]["uid"], "u");
@@ -415,7 +417,7 @@ fn unready_containers_are_named() {
         format!("{}: {}", c.reason.unwrap_or_default(), c.message.unwrap_or_default())
     };
     assert_eq!(message(&s, "Initialized"), "ContainersNotInitialized: containers with incomplete status: [i0 i1]");
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     apply_exit(&r, &mut s, 0, exit(0, 0, 1));
     assert_eq!(message(&s, "Initialized"), "ContainersNotInitialized: containers with incomplete status: [i1]");
     assert_eq!(message(&s, "Ready"), "ContainersNotReady: containers with unready status: [a0 a1]");
@@ -491,7 +493,7 @@ fn a_hostname_fits_the_kernel() {
 fn records_survive_their_files() {
     let r = record("Always", 1, 1);
     let mut s = fresh(&r);
-    start(&mut s, 0, 0, 0);
+    start(&r, &mut s, 0, 0, 0);
     apply_exit(&r, &mut s, 0, exit(0, 1, SECOND));
     let read = |v: serde_json::Value| serde_json::from_value::<Status>(v).expect("status");
     assert_eq!(read(serde_json::to_value(&s).expect("json")), s);
@@ -508,7 +510,7 @@ fn driven() -> (PodRecord, Status) {
     let mut s = fresh(&record);
     s.containers.push(Container::created(made.clone(), &[]));
     record.containers.push(made);
-    apply_start(&mut s, 0, 0, "id".to_owned(), 20, 1, at(0));
+    start(&record, &mut s, 0, 0, 0);
     assert!(s.initialized_at.is_some());
     (record, s)
 }
@@ -520,6 +522,10 @@ fn nothing_happens_in_a_clients_pod_without_the_client() {
     apply_exit(&record, &mut s, 0, exit(0, 1, 5));
     assert_eq!(decide(&record, &s, at(10)), Decision::default(), "no restart, and the sandbox stays");
     assert!(accepts_containers(&s));
+}
+
+fn client_stop(deadline_boot_ns: u64) -> Option<Stop> {
+    Some(Stop { why: StopWhy::Client, grace_seconds: 0, deadline_boot_ns })
 }
 
 #[test]
@@ -539,13 +545,13 @@ fn a_container_keeps_its_slot_when_another_goes() {
 #[test]
 fn a_clients_stop_is_a_signal_first_and_a_kill_at_the_deadline() {
     let (record, mut s) = driven();
-    s.containers[0].stop_deadline_boot_ns = Some(100);
+    s.containers[0].stop = client_stop(100);
     let asked = decide(&record, &s, at(10));
     assert_eq!(asked, Decision { actions: vec![Action::Stop { index: 0 }], wake_boot_ns: Some(100) });
-    apply_stopping(&mut s.containers[0]);
+    apply_stopping(&mut s.containers[0], at(3));
     assert_eq!(decide(&record, &s, at(99)), Decision { actions: vec![], wake_boot_ns: Some(100) });
     assert_eq!(decide(&record, &s, at(100)).actions, [Action::Kill { index: 0 }]);
-    s.containers[0].stop_deadline_boot_ns = Some(0);
+    s.containers[0].stop = client_stop(0);
     assert_eq!(decide(&record, &s, at(1)).actions, [Action::Kill { index: 0 }]);
 }
 
@@ -599,19 +605,19 @@ fn a_restart_for_new_resources_is_a_stop_and_a_start_without_back_off() {
         let record = record(policy, 0, 1);
         let mut s = fresh(&record);
         apply_initialized(&mut s, at(0));
-        apply_start(&mut s, 0, 0, "id".to_owned(), 7, 1, at(1));
+        start(&record, &mut s, 0, 0, 1);
         s.containers[0].backoff = Some(Backoff { delay_ms: 20_000, updated_boot_ns: 0 });
         let resize = Resize { container: "a0".to_owned(), resources: Default::default(), requested_at: at(2).wall };
         request_resize(&mut s, 0, resize, Some(5), at(2));
         let deadline = 2 + 5 * SECOND;
         let asked = Decision { actions: vec![Action::Stop { index: 0 }], wake_boot_ns: Some(deadline) };
         assert_eq!(decide(&record, &s, at(3)), asked);
-        apply_stopping(&mut s.containers[0]);
+        apply_stopping(&mut s.containers[0], at(3));
         assert!(decide(&record, &s, at(4)).actions.is_empty());
         assert_eq!(decide(&record, &s, at(deadline)).actions, [Action::Kill { index: 0 }]);
         assert!(apply_exit(&record, &mut s, 0, exit(0, code, 9)));
         assert_eq!(decide(&record, &s, at(9)).actions, [Action::Start { index: 0, attempt: 1 }], "{policy} {code}");
-        assert_eq!((s.containers[0].stop_deadline_boot_ns, &s.containers[0].backoff), (None, &None));
+        assert_eq!((&s.containers[0].stop, &s.containers[0].backoff), (&None, &None));
         assert!(!apply_exit(&record, &mut s, 0, exit(0, code, 9)), "known");
     }
 }
@@ -621,11 +627,11 @@ fn kills_are_counted_for_the_instance_that_runs() {
     let record = record("Always", 0, 1);
     let mut s = fresh(&record);
     assert_eq!(apply_oom_kills(&mut s, 0, 0, 1), None, "nothing runs");
-    apply_start(&mut s, 0, 0, "id".to_owned(), 7, 1, at(1));
+    start(&record, &mut s, 0, 0, 1);
     assert_eq!(apply_oom_kills(&mut s, 0, 0, 2), Some("a0"));
     assert_eq!(apply_oom_kills(&mut s, 0, 0, 2), None, "that is no news");
     assert_eq!(apply_oom_kills(&mut s, 0, 1, 3), None, "of another instance");
     assert_eq!(oom_kills(&s.containers[0]), 2);
-    apply_start(&mut s, 0, 1, "id".to_owned(), 8, 1, at(2));
+    start(&record, &mut s, 0, 1, 2);
     assert_eq!(oom_kills(&s.containers[0]), 0);
 }

@@ -14,8 +14,8 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, Identity, MountRecord, MountSource, Owner,
-    PidMode, PodRecord, Propagation, SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, Hooks, Identity, MountRecord, MountSource,
+    Owner, PidMode, PodRecord, Propagation, Restart, SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -262,6 +262,8 @@ fn container(
         cwd,
         user,
         stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        restart: Restart::default(),
+        hooks: Hooks::default(),
         tty: c.tty.unwrap_or(false),
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
@@ -412,6 +414,8 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         cwd,
         user: Identity { uid: found.uid, gid: found.gid, groups },
         stop_signal: asked.stop_signal.or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
+        restart: Restart::default(),
+        hooks: Hooks::default(),
         tty: asked.tty,
         stdin: asked.stdin,
         stdin_once: asked.stdin_once,

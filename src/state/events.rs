@@ -123,6 +123,7 @@ pub fn field_path(kind: ContainerKind, name: &str) -> String {
     match kind {
         ContainerKind::Init => format!("spec.initContainers{{{name}}}"),
         ContainerKind::App => format!("spec.containers{{{name}}}"),
+        ContainerKind::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
     }
 }
 

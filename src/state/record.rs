@@ -72,6 +72,115 @@ pub enum ContainerKind {
     /// `spec.containers`.
     #[default]
     App,
+    /// `spec.ephemeralContainers`: added to a pod that lives, started once, and of no influence on what becomes of the pod.
+    Ephemeral,
+}
+
+/// `restartPolicy`, a pod's or a container's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartPolicy {
+    /// Whatever the exit code.
+    #[default]
+    Always,
+    /// After any exit code but 0.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// When a container is started again after its end, as far as it says so itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// `restartPolicy` of the container; `None`: the pod's. `Always` makes an init container a sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<RestartPolicy>,
+    /// `restartPolicyRules`: the first that an exit code meets counts, before the policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RestartRule>,
+}
+
+/// One of `restartPolicyRules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRule {
+    /// What is done.
+    pub action: RestartAction,
+    /// `NotIn`: the rule is met by the codes that are not listed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not: bool,
+    /// `exitCodes.values`.
+    pub exit_codes: Vec<i32>,
+}
+
+/// What a rule has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartAction {
+    /// This container is started again.
+    Restart,
+    /// Every container of the pod is stopped at once, and the pod begins anew in its sandbox.
+    RestartAllContainers,
+}
+
+/// `lifecycle`, without the signal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// `postStart`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_start: Option<HookAction>,
+    /// `preStop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_stop: Option<HookAction>,
+}
+
+impl Hooks {
+    /// The action of one of them.
+    pub fn get(&self, hook: Hook) -> Option<&HookAction> {
+        match hook {
+            Hook::PostStart => self.post_start.as_ref(),
+            Hook::PreStop => self.pre_stop.as_ref(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Hooks::default()
+    }
+}
+
+/// What a hook does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HookAction {
+    /// `exec`: a command in the container.
+    Exec {
+        /// Words, not expanded.
+        command: Vec<String>,
+    },
+    /// `httpGet`.
+    HttpGet(HttpGet),
+    /// `sleep`.
+    Sleep {
+        /// How long.
+        seconds: u64,
+    },
+}
+
+/// `httpGet` of a hook or a probe, with its port looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpGet {
+    /// `host`; `None`: the pod's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// `port`, 1 to 65535.
+    pub port: u16,
+    /// `scheme` is HTTPS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+    /// `path`, with its query.
+    pub path: String,
+    /// `httpHeaders`, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
 }
 
 /// `pod.json`: everything that was decided before the first side effect. Only `resources` in `pod`, the limits and OOM scores that follow from them, and what an [`Amendment`] has
@@ -178,8 +287,14 @@ pub struct ContainerRecord {
     pub cwd: String,
     /// Numeric identity.
     pub user: Identity,
-    /// Signal number that asks it to stop; from the image, else SIGTERM.
+    /// Signal number that asks it to stop: `lifecycle.stopSignal`, else the image's, else SIGTERM.
     pub stop_signal: i32,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// What is run in it after its start and before it is asked to stop.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// Has a terminal.
     pub tty: bool,
     /// Its standard input is open and silent until somebody attaches to it; else it reads end of file at once.
@@ -217,6 +332,13 @@ pub struct ContainerRecord {
     /// A CRI client's words about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<Box<ClientContainer>>,
+}
+
+impl ContainerRecord {
+    /// An init container that is to run as long as the pod does.
+    pub fn is_sidecar(&self) -> bool {
+        self.kind == ContainerKind::Init && self.restart.policy == Some(RestartPolicy::Always)
+    }
 }
 
 /// A device node as a container gets it.
@@ -365,7 +487,8 @@ pub struct Status {
     pub start_time: jiff::Timestamp,
     /// The sandbox, once made.
     pub sandbox: Option<Sandbox>,
-    /// When the last init container had succeeded; never unset, so that init containers do not run twice.
+    /// When the last init container had succeeded (and the last sidecar had started). Unset only when a new sandbox is made and when all containers begin anew, so that
+    /// init containers do not run twice.
     pub initialized_at: Option<jiff::Timestamp>,
     /// Same order as [`PodRecord::containers`].
     pub containers: Vec<Container>,
@@ -375,12 +498,43 @@ pub struct Status {
     pub finished_at: Option<jiff::Timestamp>,
     /// `status.reason` and `status.message`, when the pod as a whole failed.
     pub failure: Option<Failure>,
+    /// The pod comes to its end by itself: nothing is started any more, and what still runs is asked to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// When `activeDeadlineSeconds` are over: CLOCK_BOOTTIME nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_boot_ns: Option<u64>,
+    /// A restart rule has every container begin anew: since then. Unset when all have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarting_all: Option<RestartingAll>,
     /// A CRI client has stopped the sandbox: everything in it is killed, and it stays over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
     /// A change of a container's resources that is under way. When it is done the new ones stand in `pod.json`, and here is nothing any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Box<Resize>>,
+}
+
+/// The end of a pod that nobody has asked for: its work is done or has failed, or its time is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// How long what runs may take: the pod's `terminationGracePeriodSeconds`.
+    pub grace_seconds: u64,
+    /// When that is over: CLOCK_BOOTTIME nanoseconds.
+    pub deadline_boot_ns: u64,
+}
+
+/// A restart of all containers that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartingAll {
+    /// Whose exit has caused it.
+    pub container: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// When.
+    pub since: jiff::Timestamp,
+    /// When what still runs is killed: CLOCK_BOOTTIME nanoseconds.
+    pub deadline_boot_ns: u64,
 }
 
 /// A change of one container's resources.
@@ -417,6 +571,9 @@ pub struct Sandbox {
     /// Its network, once made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Box<network::Status>>,
+    /// How many sandboxes the pod had before this one.
+    #[serde(default, skip_serializing_if = "is_zero_u32")]
+    pub attempt: u32,
 }
 
 /// A request to end the pod.
@@ -426,8 +583,11 @@ pub struct Deletion {
     pub requested_at: jiff::Timestamp,
     /// `metadata.deletionGracePeriodSeconds`.
     pub grace_seconds: u64,
-    /// When SIGKILL comes: CLOCK_BOOTTIME nanoseconds.
+    /// When SIGKILL comes: CLOCK_BOOTTIME nanoseconds. Who was asked to stop less than 2 s before has that long still, unless `force`.
     pub deadline_boot_ns: u64,
+    /// Nobody is asked, and no hook runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// One container slot of the pod.
@@ -447,10 +607,21 @@ pub struct Container {
     pub backoff: Option<Backoff>,
     /// Number of the container within the pod, under which keeper holds its fds: it stays when others are removed.
     pub slot: u32,
-    /// When a CRI client's request to stop becomes SIGKILL: CLOCK_BOOTTIME nanoseconds. In a pod of a manifest: it shall be stopped until then, and started again
-    /// with new resources.
+    /// It shall stop, whatever becomes of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_deadline_boot_ns: Option<u64>,
+    pub stop: Option<Stop>,
+    /// When the current instance was sent its stop signal: CLOCK_BOOTTIME nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_since_boot_ns: Option<u64>,
+    /// The last hook of the current instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookRun>,
+    /// What the startup probe of the current instance has come to; `None`: there is none, or nothing is known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<bool>,
+    /// The same of the readiness probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
     /// How many processes of the current instance the kernel has killed for want of memory, and the main one lived on.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oom_kills: u64,
@@ -461,6 +632,82 @@ pub struct Container {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+fn is_zero_u32(n: &u32) -> bool {
+    *n == 0
+}
+
+/// A request that one container stops while its pod lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// What for. It decides what happens afterwards.
+    pub why: StopWhy,
+    /// What the container is given; with 0 no hook runs.
+    pub grace_seconds: u64,
+    /// When SIGKILL comes: CLOCK_BOOTTIME nanoseconds. Unless a CRI client has asked, who was sent the stop signal less than 2 s before has that long still.
+    pub deadline_boot_ns: u64,
+}
+
+/// What a container is stopped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StopWhy {
+    /// A CRI client wants it to.
+    Client,
+    /// It gets other resources with the next instance, at once.
+    Resize,
+    /// A user wants it to be started again, at once.
+    Restart,
+    /// Its liveness probe has failed: an end like any other, with back-off.
+    Liveness,
+    /// Its startup probe has failed, the same.
+    Startup,
+    /// Its postStart hook has failed, the same.
+    PostStart,
+    /// A user wants it gone for good: an ephemeral container.
+    Remove,
+}
+
+/// Which hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hook {
+    /// Right after the start.
+    PostStart,
+    /// Before the stop signal.
+    PreStop,
+}
+
+impl Hook {
+    /// As in the manifest.
+    pub fn word(self) -> &'static str {
+        match self {
+            Hook::PostStart => "postStart",
+            Hook::PreStop => "preStop",
+        }
+    }
+}
+
+/// A hook that was begun. It is begun once an instance, whatever becomes of the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRun {
+    /// Which.
+    pub hook: Hook,
+    /// Since when: CLOCK_BOOTTIME nanoseconds.
+    pub begun_boot_ns: u64,
+    /// When it is over whatever it does: CLOCK_BOOTTIME nanoseconds. `None`: it has its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_boot_ns: Option<u64>,
+    /// Its process, for `exec`: pid and start time as in [`Sandbox`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<(i32, u64)>,
+    /// It is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+    /// Why it failed; empty: it has not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failure: String,
 }
 
 /// State of the current instance.
@@ -503,7 +750,7 @@ pub struct Exit {
     pub exit_code: i32,
     /// The signal that ended it, if one did.
     pub signal: Option<i32>,
-    /// `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerStatusUnknown`.
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`, `PostStartHookError`, `ContainerStatusUnknown`.
     pub reason: String,
     /// Sentence, may be empty.
     pub message: String,

@@ -123,7 +123,7 @@ fn what_died_with_its_keeper_or_was_deleted_by_hand_is_made_again() {
     assert_eq!(steps(&plan(PLACE, &seen, std::slice::from_ref(&entry))), [("a", &Step::Run)]);
     entry.live = true;
     let requested_at = jiff::Timestamp::UNIX_EPOCH;
-    entry.status.deletion = Some(Deletion { requested_at, grace_seconds: 30, deadline_boot_ns: 0 });
+    entry.status.deletion = Some(Deletion { requested_at, grace_seconds: 30, deadline_boot_ns: 0, force: false });
     assert!(matches!(steps(&plan(PLACE, &seen, std::slice::from_ref(&entry)))[..], [("a", Step::Replace(_))]));
 }
 

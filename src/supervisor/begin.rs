@@ -80,6 +80,7 @@ impl Pod {
             ready_at: jiff::Timestamp::now(),
             ended: false,
             network,
+            attempt: 0,
         });
         // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
         self.unsaved = true;

@@ -11,7 +11,7 @@ use crate::cgroup::{CgroupDriver, Limits};
 use crate::control::{Refusal, Request, Response};
 use crate::pod;
 use crate::runtime::container;
-use crate::state::record::{Container, ContainerRecord, State};
+use crate::state::record::{Container, ContainerRecord, State, Stop, StopWhy};
 use serde::de::DeserializeOwned;
 
 /// The largest container record that is taken.
@@ -127,9 +127,11 @@ impl Pod {
         if !matches!(self.status.containers[index].state, State::Running { .. }) {
             return Ok(false);
         }
-        let deadline = now().boot_ns.saturating_add(timeout_ms.saturating_mul(1_000_000));
-        if self.status.containers[index].stop_deadline_boot_ns.is_none_or(|earlier| deadline < earlier) {
-            self.change(|pod| pod.status.containers[index].stop_deadline_boot_ns = Some(deadline))?;
+        let deadline_boot_ns = now().boot_ns.saturating_add(timeout_ms.saturating_mul(1_000_000));
+        if self.status.containers[index].stop.as_ref().is_none_or(|earlier| deadline_boot_ns < earlier.deadline_boot_ns)
+        {
+            let stop = Stop { why: StopWhy::Client, grace_seconds: timeout_ms / 1000, deadline_boot_ns };
+            self.change(|pod| pod.status.containers[index].stop = Some(stop))?;
         }
         Ok(true)
     }

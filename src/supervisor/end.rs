@@ -145,7 +145,7 @@ impl Pod {
     /// Asks containers to stop.
     pub(super) fn stop(&mut self, indices: Vec<usize>) {
         for index in &indices {
-            pod::apply_stopping(&mut self.status.containers[*index]);
+            pod::apply_stopping(&mut self.status.containers[*index], now());
         }
         // On disk first: a successor asks again for what it finds there, and keeper sends no signal twice.
         self.unsaved = true;

@@ -51,7 +51,7 @@ impl Pod {
         }
         let Some(change) = change else { return Ok(false) };
         let c = &self.status.containers[index];
-        if pod::is_over(&self.record, c) {
+        if pod::is_over(&self.record, index, c) {
             return Err(refused(format!("container {name} has ended for good, its resources mean nothing any more")));
         }
         let running = matches!(c.state, State::Running { .. });
@@ -71,9 +71,8 @@ impl Pod {
     pub(super) fn advance_resize(&mut self) {
         let Some(wish) = &self.status.resize else { return };
         let mut containers = self.status.containers.iter();
-        let restarts = |c: &&Container| {
-            c.name == wish.container && c.stop_deadline_boot_ns.is_some() && matches!(c.state, State::Running { .. })
-        };
+        let restarts =
+            |c: &&Container| c.name == wish.container && c.stop.is_some() && matches!(c.state, State::Running { .. });
         let answer = if !pod::accepts_containers(&self.status) {
             self.forget_resize();
             Err((Refusal::FailedPrecondition, "the pod is ending; its resources stay as they are".into()))

@@ -156,7 +156,8 @@ impl Pod {
         self.live[index] = Some(Live { pidfd, pumps, memory: None });
         self.keeper.confirm().map_err(keeper_error)?;
         let before = self.status.clone();
-        pod::apply_start(&mut self.status, index, attempt, id, pid, ticks, now());
+        let process_of = pod::Process { id, pid, start_ticks: ticks };
+        pod::apply_start(&self.record, &mut self.status, index, attempt, process_of, now());
         if let Err(e) = self.dir.write_status(&self.status) {
             self.status = before;
             return Err(e.into());

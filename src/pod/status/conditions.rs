@@ -73,7 +73,8 @@ pub(super) fn conditions(seen: &Seen<'_>) -> Vec<PodCondition> {
 
 /// Names of those that are not ready, with spaces between.
 fn names(seen: &Seen<'_>, kind: ContainerKind) -> String {
-    let unready: Vec<&str> = seen.of(kind).filter(|(_, c)| !seen.ready(c)).map(|(_, c)| c.name.as_str()).collect();
+    let unready: Vec<&str> =
+        seen.of(kind).filter(|(index, c)| !seen.ready(*index, c)).map(|(_, c)| c.name.as_str()).collect();
     unready.join(" ")
 }
 

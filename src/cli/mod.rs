@@ -196,6 +196,7 @@ pub fn main() -> ExitCode {
         Some(word) if word == "supervisor" => return crate::supervisor::main(args),
         Some(word) if word == crate::runtime::scope::HELPER => return crate::runtime::scope::main(args),
         Some(word) if word == crate::static_pods::HELPER => return crate::static_pods::helper(),
+        Some(word) if word == crate::runtime::cni::HELPER => return crate::runtime::cni::main(args),
         _ => {}
     }
     let cli = match Cli::try_parse() {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod cni;
 pub mod config;
 pub mod error;
 pub mod range;

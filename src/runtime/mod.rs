@@ -1,12 +1,14 @@
 //! CRI-shaped verbs over sandboxes and containers: the order of set-up, and its reverse on failure. No policy: that is `pod/`.
 
 pub mod apparmor;
+pub mod cni;
 pub mod container;
 pub mod delete;
 pub mod devices;
 pub mod driven;
 pub mod error;
 pub mod exe;
+pub mod helper;
 pub mod images;
 pub mod keeper;
 pub mod limits;

@@ -9,17 +9,15 @@
 //! So no long-lived process ever speaks D-Bus, and the scope is never empty, which would be its end.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use husk_oci::errno::io_text;
 use husk_oci::file;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use super::helper::Helper;
 use super::{Error, say};
 use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, dbus, limits, systemd};
 use crate::state::Roots;
@@ -27,6 +25,9 @@ use crate::state::record::PodRecord;
 
 /// What `main` knows the helper by; not for users.
 pub const HELPER: &str = "systemd";
+
+/// What messages call it.
+const NAME: &str = "the helper that talks to systemd";
 
 /// How long the helper may take beyond systemd's own time.
 const HELPER_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,7 +85,8 @@ pub fn hold(roots: &Roots, record: &PodRecord) -> Result<Held, Error> {
         description: format!("husk pod {} of {}", record.id, roots.state.display()),
         cpu_weight: record.sandbox.limits.cpu_shares.map(limits::weight_from_shares),
     };
-    Helper::start(&Task::Hold { scope, runtime: record.runtime_cgroup(roots) }).map(|helper| Held(Some(helper)))
+    let task = Task::Hold { scope, runtime: record.runtime_cgroup(roots) };
+    Helper::start(HELPER, NAME, &task).map(|helper| Held(Some(helper)))
 }
 
 impl Held {
@@ -93,64 +95,14 @@ impl Held {
     /// # Errors
     /// systemd's word, or it took too long.
     pub fn ready(&mut self) -> Result<(), Error> {
-        self.0.as_mut().map_or(Ok(()), Helper::answer)
+        self.0.as_mut().map_or(Ok(()), answer)
     }
 }
 
-/// A child of ours; killed if need be, and reaped, when this is dropped.
-#[derive(Debug)]
-struct Helper {
-    child: Child,
-    answered: bool,
-}
-
-impl Helper {
-    fn start(task: &Task) -> Result<Helper, Error> {
-        let task = serde_json::to_string(task).map_err(|e| Error::Internal { what: e.to_string() })?;
-        let mut command = Command::new("/proc/self/exe");
-        command.args([HELPER, &task]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let started = command.spawn().map(|child| Helper { child, answered: false });
-        started.map_err(|e| Error::io("start the helper that talks to systemd", &e))
-    }
-
-    fn answer(&mut self) -> Result<(), Error> {
-        let host = |what: String| Error::Host { what };
-        let doing = "wait for the helper that talks to systemd";
-        let Some(stdout) = self.child.stdout.as_mut() else { return Err(host(format!("{doing}: it has no output"))) };
-        let deadline = Instant::now() + dbus::PATIENCE + HELPER_PATIENCE;
-        let mut text = Vec::new();
-        while !text.ends_with(b"\n") {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut ready = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-                Ok(0) => return Err(host(format!("{doing}: it does not answer"))),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(Error::sys(doing, e)),
-            }
-            let mut some = [0; 512];
-            match stdout.read(&mut some).map_err(|e| Error::io(doing, &e))? {
-                0 => return Err(host(format!("{doing}: it died"))),
-                n => text.extend_from_slice(&some[..n]),
-            }
-        }
-        self.answered = true;
-        match serde_json::from_slice(&text) {
-            Ok(Answer::Done) => Ok(()),
-            Ok(Answer::Failed { message }) => Err(host(message)),
-            Err(e) => Err(Error::Internal { what: format!("the helper's answer: {e}") }),
-        }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // Its end of file. One that has not answered is of no more use, and its time is not ours.
-        drop(self.child.stdin.take());
-        if !self.answered {
-            let _ = self.child.kill();
-        }
-        // A child that cannot be waited for was reaped by somebody else.
-        let _ = self.child.wait();
+fn answer(helper: &mut Helper) -> Result<(), Error> {
+    match helper.answer(Instant::now() + dbus::PATIENCE + HELPER_PATIENCE)? {
+        Answer::Done => Ok(()),
+        Answer::Failed { message } => Err(Error::Host { what: message }),
     }
 }
 
@@ -227,7 +179,7 @@ pub fn retire(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Error> {
         return Ok(());
     }
     let units = empty.iter().filter_map(|path| Some(path.rsplit('/').next()?.to_owned())).collect();
-    Helper::start(&Task::Stop { units })?.answer()?;
+    answer(&mut Helper::start(HELPER, NAME, &Task::Stop { units })?)?;
     // Hierarchies that systemd does not know.
     for path in &empty {
         driver.try_remove(path).map_err(host)?;

@@ -13,6 +13,7 @@
 //! <root>/pods/<uid>/               volumes/<name>, containers/<name>/<attempt>/{upper,work}
 //! <root>/logs/<ns>_<name>_<uid>/   <container>/<attempt>.log
 //! <root>/images/                   the image store's
+//! <root>/cni/<uid>/                how plugins of the pod's network are called, see attachments.rs
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -28,6 +29,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
 mod claim;
+pub mod attachments;
 pub mod error;
 pub mod events;
 pub mod lock;

@@ -18,6 +18,7 @@ mod log_reader;
 mod logs;
 mod names;
 mod out;
+mod port_forward;
 mod relay;
 mod run;
 mod span;
@@ -161,6 +162,7 @@ commands! {
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
     "See what a container prints, and type into it" "attach" Attach(attach::Attach),
+    "Lead ports of this host into a pod" "port-forward" PortForward(port_forward::PortForward),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
     "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),

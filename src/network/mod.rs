@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub mod cni;
 pub mod config;
 pub mod error;
+pub mod forward;
 pub mod range;
 
 pub use config::Config;

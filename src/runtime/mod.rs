@@ -9,6 +9,7 @@ pub mod driven;
 pub mod error;
 pub mod exe;
 pub mod helper;
+pub mod holder;
 pub mod images;
 pub mod keeper;
 pub mod limits;

@@ -141,7 +141,12 @@ pub struct Places<'a> {
     pub network: Option<&'a str>,
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    /// Those of the configuration.
+    pub fn of(config: &'a crate::network::config::Cni) -> Places<'a> {
+        Places { conf_dir: &config.conf_dir, bin_dirs: &config.bin_dirs, network: config.network.as_deref() }
+    }
+
     fn load(&self) -> Result<NetworkList, Error> {
         config::load(self.conf_dir, self.network).map_err(Error::from)
     }

@@ -25,6 +25,7 @@ pub mod settings;
 pub mod spec;
 pub mod update;
 pub mod upgrade;
+pub mod wishes;
 
 pub use delete::{DeleteOptions, delete};
 pub use error::Error;

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::Error;
+use super::{Error, cni};
 use crate::network::{self, Config, Mode, Plan, Port, Protocol, Status};
 use crate::state::Roots;
 use crate::state::record::PodRecord;
@@ -75,35 +75,49 @@ pub fn plan(config: &Config, host_network: bool, ports: Vec<Port>) -> Result<Pla
 /// Reserves what the plan needs before it is written down.
 ///
 /// # Errors
-/// There is no address left, or the kernel refuses.
-pub fn reserve(_roots: &Roots, _config: &Config, record: &mut PodRecord) -> Result<(), Error> {
+/// There is no address left, the kernel refuses, or the network of plugins cannot be used.
+pub fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) -> Result<(), Error> {
     match record.sandbox.network.mode {
         Mode::None | Mode::Host => Ok(()),
-        mode @ (Mode::Bridge | Mode::Cni) => {
+        Mode::Cni => {
+            let pod = &record.pod.metadata;
+            let named = cni::Named {
+                id: &record.id,
+                namespace: record.namespace(),
+                name: record.name(),
+                uid: pod.uid.as_deref().unwrap_or(&record.id),
+            };
+            cni::register(roots, cni::Places::of(&config.cni), &named, super::wishes::of(record)?)
+        }
+        mode @ Mode::Bridge => {
             Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
         }
     }
 }
 
-/// Makes a pod's network in the namespace of its pause, and tells what it has. Blocks for as long as the kernel takes.
+/// Makes a pod's network in the namespace of its pause, and tells what it has. Blocks for as long as the kernel takes. Not for mode `cni`: [`cni::begin_add`].
 ///
 /// # Errors
 /// The kernel's. What was made goes with the pod.
 pub fn attach(_roots: &Roots, record: &PodRecord, _pause: BorrowedFd<'_>) -> Result<Status, Error> {
     match record.sandbox.network.mode {
-        Mode::None | Mode::Host => Ok(Status::default()),
-        mode @ (Mode::Bridge | Mode::Cni) => {
+        Mode::None | Mode::Host | Mode::Cni => Ok(Status::default()),
+        mode @ Mode::Bridge => {
             Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
         }
     }
 }
 
 /// Takes away what a pod's network has outside its namespace, whose end takes the rest. `record`: when it can be read.
-pub fn detach(_roots: &Roots, _id: &str, _record: Option<&PodRecord>) -> Vec<Error> {
+pub fn detach(roots: &Roots, id: &str, _record: Option<&PodRecord>) -> Vec<Error> {
+    // Nothing of the pod itself is left by that: its end does not depend on a stranger's program.
+    if let Some(e) = cni::delete(roots, id, None, true) {
+        super::say::say("warn", format_args!("{e}, continuing; husk gc tries it again"));
+    }
     Vec::new()
 }
 
 /// Takes away what belongs to no known pod; what could not be is returned.
-pub fn gc(_roots: &Roots, _known: &std::collections::HashSet<String>) -> Vec<Error> {
-    Vec::new()
+pub fn gc(roots: &Roots, _known: &std::collections::HashSet<String>) -> Vec<Error> {
+    cni::gc(roots)
 }

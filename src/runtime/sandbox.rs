@@ -9,7 +9,7 @@ use std::path::Path;
 use husk_oci::sandbox as oci;
 use husk_oci::sys::process::ns;
 
-use super::{Error, mounts, remove};
+use super::{Error, mounts, network, remove};
 use crate::cgroup::CgroupDriver;
 use crate::state::Roots;
 use crate::state::record::{PodRecord, SandboxRecord};
@@ -167,6 +167,7 @@ fn hosts_file(hostname: &str) -> String {
 /// All that could not be removed.
 pub fn free(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Vec<Error>> {
     let mut errors = remove::cgroups(driver, record);
+    errors.extend(network::detach(roots, &record.id, Some(record)));
     if let Err(e) = volume::remove_tree(&roots.data_dir(&record.id)) {
         errors.push(host(e));
     }

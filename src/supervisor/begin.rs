@@ -18,7 +18,8 @@ use super::streams::Pump;
 use super::watch::watch;
 use crate::control::{HELPED, Ready};
 use crate::pod;
-use crate::runtime::{Error, container, network, remove, sandbox};
+use crate::runtime::cni::Holder;
+use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
 
@@ -32,6 +33,7 @@ impl Pod {
         // Nothing is taken away while `husk run` still makes it. An error means that it is gone.
         let _ = self.helped().await;
         self.kill_all();
+        self.leave_network().await;
         if let Some(pause) = &self.pause {
             let _ = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL);
         }
@@ -70,10 +72,10 @@ impl Pod {
         for warning in warnings {
             self.warn(warning);
         }
-        let network = Some(Box::new(network::attach(&self.roots, &self.record, held.pidfd.as_fd())?));
         self.pause = Some(held.pidfd);
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
+        let network = self.attach_network(Holder { pid: held.pid, start_ticks: ticks }).await?;
         self.status.sandbox = Some(Sandbox {
             pid: held.pid,
             start_ticks: ticks,
@@ -81,6 +83,7 @@ impl Pod {
             ended: false,
             network,
             attempt: 0,
+            network: Some(Box::new(network)),
         });
         // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
         self.unsaved = true;

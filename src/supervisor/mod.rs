@@ -19,6 +19,7 @@ pub mod exec;
 pub mod journal;
 pub mod keeper;
 pub mod log;
+mod network;
 mod oom;
 pub mod pod;
 mod resize;

@@ -392,6 +392,7 @@ impl Pod {
                 self.unsaved = true;
             }
             Action::EndSandbox => {
+                self.leave_network().await;
                 if let Some(pause) = &self.pause
                     && let Err(e) = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL)
                     && e != nix::errno::Errno::ESRCH

@@ -95,6 +95,7 @@ mod tests {
             ("network: {mtu: 100}", "network.mtu"),
             ("network: {bridge: a-name-that-is-too-long}", "network.bridge"),
             ("network: {cni: {confDir: x}}", "network.cni.confDir"),
+            ("network: {cni: {timeoutSeconds: 0}}", "network.cni.timeoutSeconds"),
             ("network: [", ""),
         ] {
             let said = Config::parse(text).expect_err(text);

@@ -10,6 +10,9 @@ const DOMAIN: &str = "husk.dev/";
 
 /// Each with whether it can be said of one container alone.
 const NAMES: &[(&str, bool)] = &[
+    ("cni-ip-ranges", false),
+    ("cni-ips", false),
+    ("cni-mac", false),
     ("cpuset-cpus", true),
     ("cpuset-mems", true),
     ("memory-high", true),

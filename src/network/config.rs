@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Mode, Range};
 
@@ -39,7 +39,7 @@ impl Default for Config {
 }
 
 /// Places of the Container Network Interface.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Cni {
     /// Configurations; the first one by name counts.
@@ -48,6 +48,8 @@ pub struct Cni {
     pub bin_dirs: Vec<PathBuf>,
     /// Name of the network, when it shall not be the first one.
     pub network: Option<String>,
+    /// How long the plugins of a network may take together to attach a pod.
+    pub timeout_seconds: u64,
 }
 
 impl Default for Cni {
@@ -56,6 +58,7 @@ impl Default for Cni {
             conf_dir: "/etc/cni/net.d".into(),
             bin_dirs: ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).into(),
             network: None,
+            timeout_seconds: 60,
         }
     }
 }
@@ -94,6 +97,8 @@ impl<'de> Deserialize<'de> for Wanted {
 
 /// The kernel's smallest for IPv6, and its largest.
 const MTU: std::ops::RangeInclusive<u32> = 1280..=65535;
+/// A shorter time is none, and what takes longer hangs.
+const TIMEOUT_SECONDS: std::ops::RangeInclusive<u64> = 1..=600;
 /// Fewer bits for hosts are no room for pods, more are refused as what they are: a mistake.
 const IPV4_PREFIX: std::ops::RangeInclusive<u8> = 8..=29;
 const IPV6_PREFIX: std::ops::RangeInclusive<u8> = 16..=112;
@@ -132,6 +137,11 @@ impl Config {
         }
         if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
             return Err(format!("network.mtu: {mtu}: {} to {} are possible", MTU.start(), MTU.end()));
+        }
+        if !TIMEOUT_SECONDS.contains(&self.cni.timeout_seconds) {
+            let (low, high) = (TIMEOUT_SECONDS.start(), TIMEOUT_SECONDS.end());
+            let found = self.cni.timeout_seconds;
+            return Err(format!("network.cni.timeoutSeconds: {found}: {low} to {high} are possible"));
         }
         for (field, path) in
             std::iter::once(("confDir", &self.cni.conf_dir)).chain(self.cni.bin_dirs.iter().map(|dir| ("binDirs", dir)))

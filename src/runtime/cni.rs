@@ -15,7 +15,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 use super::Error;
 use super::helper::Helper;
 use crate::network::cni::{self, Attachment, NetworkList, Plugins, Valid, config, exec};
+use crate::network::config::Cni;
 use crate::state::attachments::Place;
 use crate::state::{Roots, start_ticks};
 
@@ -35,14 +36,14 @@ pub const HELPER: &str = "cni";
 /// What messages call it.
 const NAME: &str = "the helper that calls CNI plugins";
 
-/// How long ADD may take, over all plugins of a network.
-const ADD_PATIENCE: Duration = Duration::from_secs(60);
-/// How long one DEL may take.
+/// The longest that ADD may take: the largest `network.cni.timeoutSeconds`.
+const ADD_PATIENCE: Duration = Duration::from_secs(600);
+/// How long one DEL may take, and not longer than ADD.
 const DEL_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the questions may take: CHECK, STATUS, VERSION.
 const ASK_PATIENCE: Duration = Duration::from_secs(20);
-/// How long to wait for another helper that is at the same pod: one that adds, finds out that it cannot, and takes back.
-const TURN_PATIENCE: Duration = Duration::from_secs(60 + 20 + 5);
+/// How long to wait for another helper that is at the same pod: one that finds out that it cannot add, and takes back.
+const TURN_PATIENCE: Duration = Duration::from_secs(90);
 /// How often a DEL that fails is tried before it is left to gc, and how long between.
 const DEL_TRIES: u32 = 3;
 const DEL_BACKOFF: Duration = Duration::from_millis(250);
@@ -74,6 +75,8 @@ struct Kept {
     dirs: Vec<PathBuf>,
     /// The pod's place in it. The network namespace is that of the last ADD.
     at: Attachment,
+    /// How long ADD may take.
+    timeout_seconds: u64,
     /// ADD was called, or is about to be, and DEL has not succeeded since.
     called: Option<Called>,
 }
@@ -130,26 +133,8 @@ pub struct Wish {
     pub field: Option<String>,
 }
 
-/// Where networks and their plugins are.
-#[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// Configurations.
-    pub conf_dir: &'a Path,
-    /// Plugins.
-    pub bin_dirs: &'a [PathBuf],
-    /// Name of the network; `None`: the first one.
-    pub network: Option<&'a str>,
-}
-
-impl<'a> Places<'a> {
-    /// Those of the configuration.
-    pub fn of(config: &'a crate::network::config::Cni) -> Places<'a> {
-        Places { conf_dir: &config.conf_dir, bin_dirs: &config.bin_dirs, network: config.network.as_deref() }
-    }
-
-    fn load(&self) -> Result<NetworkList, Error> {
-        config::load(self.conf_dir, self.network).map_err(Error::from)
-    }
+fn load(config: &Cni) -> Result<NetworkList, Error> {
+    Ok(config::load(&config.conf_dir, config.network.as_deref())?)
 }
 
 impl From<cni::Error> for Error {
@@ -162,8 +147,9 @@ impl From<cni::Error> for Error {
 ///
 /// # Errors
 /// There is no network, it cannot be used, it does not offer what the pod asks for; or an earlier pod of this id cannot be taken back.
-pub fn register(roots: &Roots, places: Places<'_>, pod: &Named<'_>, wishes: Vec<Wish>) -> Result<(), Error> {
-    let network = places.load()?;
+pub fn register(roots: &Roots, config: &Cni, pod: &Named<'_>, wishes: Vec<Wish>) -> Result<(), Error> {
+    let network = load(config)?;
+    network.complete(&Plugins { dirs: config.bin_dirs.clone(), patience: ASK_PATIENCE })?;
     let mut capabilities = std::collections::BTreeMap::new();
     for wish in wishes {
         if network.wants(wish.capability) {
@@ -177,7 +163,8 @@ pub fn register(roots: &Roots, places: Places<'_>, pod: &Named<'_>, wishes: Vec<
     let kept = Kept {
         pod: format!("{}/{}", pod.namespace, pod.name),
         network: network.to_json(),
-        dirs: places.bin_dirs.to_vec(),
+        dirs: config.bin_dirs.clone(),
+        timeout_seconds: config.timeout_seconds,
         at: Attachment {
             args: pod.args(&container_id),
             container_id,
@@ -206,8 +193,8 @@ enum Task {
     Add { root: PathBuf, id: String, holder: Holder },
     Delete { root: PathBuf, id: String, holder: Option<Holder>, forget: bool },
     Check { root: PathBuf, id: String },
-    Status { conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, network: Option<String> },
-    Gc { root: PathBuf, conf_dir: PathBuf, bin_dirs: Vec<PathBuf>, network: Option<String> },
+    Status { config: Cni },
+    Gc { root: PathBuf, config: Cni },
 }
 
 /// What it answers, as one line of JSON.
@@ -319,12 +306,8 @@ pub fn check(roots: &Roots, id: &str) -> Result<Option<()>, Error> {
 ///
 /// # Errors
 /// There is no network, or it is not ready.
-pub fn status(places: Places<'_>) -> Result<Option<()>, Error> {
-    ask(&Task::Status {
-        conf_dir: places.conf_dir.to_owned(),
-        bin_dirs: places.bin_dirs.to_vec(),
-        network: places.network.map(str::to_owned),
-    })
+pub fn status(config: &Cni) -> Result<Option<()>, Error> {
+    ask(&Task::Status { config: config.clone() })
 }
 
 /// Has the network's plugins release all that is of none of our pods. Not for a network that others use too: what is theirs goes as well. `None`: it does not
@@ -332,13 +315,8 @@ pub fn status(places: Places<'_>) -> Result<Option<()>, Error> {
 ///
 /// # Errors
 /// What plugins could not release.
-pub fn release_strangers(roots: &Roots, places: Places<'_>) -> Result<Option<()>, Error> {
-    ask(&Task::Gc {
-        root: roots.root.clone(),
-        conf_dir: places.conf_dir.to_owned(),
-        bin_dirs: places.bin_dirs.to_vec(),
-        network: places.network.map(str::to_owned),
-    })
+pub fn release_strangers(roots: &Roots, config: &Cni) -> Result<Option<()>, Error> {
+    ask(&Task::Gc { root: roots.root.clone(), config: config.clone() })
 }
 
 fn ask(task: &Task) -> Result<Option<()>, Error> {
@@ -386,17 +364,11 @@ fn perform(task: Task) -> Answer {
         Task::Add { root, id, holder } => return perform_add(&roots(root), &id, holder),
         Task::Delete { root, id, holder, forget } => perform_delete(&roots(root), &id, holder, forget).map(Some),
         Task::Check { root, id } => perform_check(&roots(root), &id),
-        Task::Status { conf_dir, bin_dirs, network } => {
-            let places = Places { conf_dir: &conf_dir, bin_dirs: &bin_dirs, network: network.as_deref() };
-            perform_status(places)
-        }
-        Task::Gc { root, conf_dir, bin_dirs, network } => {
-            let places = Places { conf_dir: &conf_dir, bin_dirs: &bin_dirs, network: network.as_deref() };
-            match perform_gc(&roots(root), places) {
-                Ok(done) => Ok(done),
-                Err(errors) => return Answer::Failed { messages: errors.iter().map(ToString::to_string).collect() },
-            }
-        }
+        Task::Status { config } => perform_status(&config),
+        Task::Gc { root, config } => match perform_gc(&roots(root), &config) {
+            Ok(done) => Ok(done),
+            Err(errors) => return Answer::Failed { messages: errors.iter().map(ToString::to_string).collect() },
+        },
     };
     done.map_or_else(failed, |done| done.map_or(Answer::Unasked, |()| Answer::Done))
 }
@@ -427,7 +399,11 @@ impl Kept {
             if !living.is_some_and(|living| living.is(called) && living.lives()) {
                 at.netns.clear();
             }
-            match network.delete(&self.plugins(DEL_PATIENCE), &at, called.result.as_deref()) {
+            match network.delete(
+                &self.plugins(DEL_PATIENCE.min(Duration::from_secs(self.timeout_seconds))),
+                &at,
+                called.result.as_deref(),
+            ) {
                 Ok(()) => break,
                 Err(e) => {
                     exec::end_strays(Instant::now() + STRAY_PATIENCE);
@@ -495,7 +471,7 @@ fn add(roots: &Roots, id: &str, holder: Holder, more: &mut Vec<String>) -> Resul
     let living = Living::find(holder)?.ok_or_else(over)?;
     // An earlier sandbox of the pod: there must be no second ADD without a DEL.
     kept.take_back(&place, Some(&living))?;
-    let deadline = Instant::now() + ADD_PATIENCE;
+    let deadline = Instant::now() + Duration::from_secs(kept.timeout_seconds).min(ADD_PATIENCE);
     loop {
         kept.at.netns = format!("/proc/{}/ns/net", holder.pid);
         kept.called = Some(Called { boot_id: living.boot_id.clone(), holder, result: None });
@@ -554,17 +530,17 @@ fn perform_check(roots: &Roots, id: &str) -> Result<Option<()>, Error> {
     Ok(checked?.then_some(()))
 }
 
-fn perform_status(places: Places<'_>) -> Result<Option<()>, Error> {
-    let network = places.load()?;
-    let plugins = Plugins { dirs: places.bin_dirs.to_vec(), patience: ASK_PATIENCE };
+fn perform_status(config: &Cni) -> Result<Option<()>, Error> {
+    let network = load(config)?;
+    let plugins = Plugins { dirs: config.bin_dirs.clone(), patience: ASK_PATIENCE };
     let asked = network.status(&plugins);
     exec::end_strays(Instant::now() + STRAY_PATIENCE);
     Ok(asked?.then_some(()))
 }
 
-fn perform_gc(roots: &Roots, places: Places<'_>) -> Result<Option<()>, Vec<Error>> {
+fn perform_gc(roots: &Roots, config: &Cni) -> Result<Option<()>, Vec<Error>> {
     let one = |e: Error| vec![e];
-    let network = places.load().map_err(one)?;
+    let network = load(config).map_err(one)?;
     // Held to the end, so that none of them is taken back, or added, meanwhile.
     let mut places_of_pods = Vec::new();
     let mut valid = Vec::new();
@@ -583,7 +559,7 @@ fn perform_gc(roots: &Roots, places: Places<'_>) -> Result<Option<()>, Vec<Error
         }
         places_of_pods.push(place);
     }
-    let plugins = Plugins { dirs: places.bin_dirs.to_vec(), patience: DEL_PATIENCE };
+    let plugins = Plugins { dirs: config.bin_dirs.clone(), patience: DEL_PATIENCE };
     let collected = network.gc(&plugins, &valid);
     exec::end_strays(Instant::now() + STRAY_PATIENCE);
     drop(places_of_pods);

@@ -39,5 +39,7 @@ pub fn pidfd(entry: &PodEntry) -> Result<OwnedFd, Error> {
 /// # Errors
 /// As [`pidfd`].
 pub fn target(entry: &PodEntry) -> Result<Target, Error> {
-    Ok(Target { name: entry.record.name().to_owned(), holder: pidfd(entry)?, addresses: Vec::new() })
+    let network = entry.status.sandbox.as_ref().and_then(|s| s.network.as_deref());
+    let addresses = network.map(|n| n.ips.clone()).unwrap_or_default();
+    Ok(Target { name: entry.record.name().to_owned(), holder: pidfd(entry)?, addresses })
 }

@@ -87,7 +87,7 @@ pub fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) -> Result
                 name: record.name(),
                 uid: pod.uid.as_deref().unwrap_or(&record.id),
             };
-            cni::register(roots, cni::Places::of(&config.cni), &named, super::wishes::of(record)?)
+            cni::register(roots, &config.cni, &named, super::wishes::of(record)?)
         }
         mode @ Mode::Bridge => {
             Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })

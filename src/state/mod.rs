@@ -28,8 +28,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::Mode;
 
-mod claim;
 pub mod attachments;
+mod claim;
 pub mod error;
 pub mod events;
 pub mod lock;

@@ -81,7 +81,6 @@ impl Pod {
             start_ticks: ticks,
             ready_at: jiff::Timestamp::now(),
             ended: false,
-            network,
             attempt: 0,
             network: Some(Box::new(network)),
         });

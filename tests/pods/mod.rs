@@ -10,6 +10,7 @@ mod images;
 mod lifecycle;
 mod logs;
 mod oom;
+mod port_forward;
 mod process;
 mod quickstart;
 mod sandbox;

@@ -186,16 +186,24 @@ impl NetworkList {
     /// # Errors
     /// The first plugin that is not ready.
     pub fn status(&self, plugins: &Plugins) -> Result<bool, Error> {
-        // What can be seen without asking.
+        self.complete(plugins)?;
         let course = plugins.course(self, "STATUS");
-        for plugin in &self.plugins {
-            plugins.find(&plugin.program).map_err(|failure| course.failed(plugin, failure))?;
-        }
         if self.version < Version::V1_1_0 {
             return Ok(false);
         }
         self.plugins.iter().try_for_each(|plugin| course.call(plugin, &Extra::default()).map(drop))?;
         Ok(true)
+    }
+
+    /// Whether all plugins are where they should be.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub fn complete(&self, plugins: &Plugins) -> Result<(), Error> {
+        self.plugins.iter().try_for_each(|plugin| match plugins.find(&plugin.program) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(plugins.course(self, "find it").failed(plugin, failure)),
+        })
     }
 
     /// VERSION: the versions that each plugin knows, in the list's order.

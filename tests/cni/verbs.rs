@@ -1,0 +1,163 @@
+//! What plugins are called with, and when.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::common::{manifest, sleeper, wait_for};
+use crate::{Network, ips};
+
+/// Answers ADD with an address, and passes everything else.
+const GOOD: &str = r#"[ $CNI_COMMAND != ADD ] || echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"'$CNI_NETNS'"}],"ips":[{"address":"10.9.0.7/24","interface":0}],"x":1}'"#;
+
+fn pod(name: &str) -> String {
+    manifest(name, json!({"containers": [sleeper("c")]}))
+}
+
+#[test]
+fn a_chain_hands_results_on_and_is_taken_back_in_reverse() {
+    let net = Network::new(60);
+    net.script("first", &format!("echo $CNI_COMMAND first >>{}/order\n{GOOD}", net.host.dir.display()));
+    net.script("second", &format!(
+        "echo $CNI_COMMAND second >>{}/order\n[ $CNI_COMMAND != ADD ] || echo '{{\"cniVersion\":\"1.0.0\",\"ips\":[{{\"address\":\"10.9.0.8/24\"}}]}}'",
+        net.host.dir.display()
+    ));
+    net.conflist("1.0.0", json!([{"type": "first", "mtu": 1400}, {"type": "second"}]));
+    let pod = net.run("chained", &pod("chained"));
+    assert_eq!(ips(&pod), ["10.9.0.8"], "the last plugin's word counts");
+    let pause = pod.pause();
+    let called = net.call("first", 0);
+    let (id, netns) = (pod.record().id, format!("/proc/{pause}/ns/net"));
+    assert_eq!(called[..4], ["ADD".to_owned(), id.clone(), netns.clone(), "eth0".to_owned()]);
+    let uid = pod.record().pod.metadata.uid.expect("a uid");
+    assert_eq!(
+        called[4],
+        format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=chained;K8S_POD_INFRA_CONTAINER_ID={id};K8S_POD_UID={uid}"
+        )
+    );
+    assert_eq!(net.input("first", 0), json!({"cniVersion": "1.0.0", "name": "pods", "type": "first", "mtu": 1400}));
+    let previous = &net.input("second", 0)["prevResult"];
+    assert_eq!((&previous["ips"][0]["address"], &previous["x"]), (&json!("10.9.0.7/24"), &json!(1)));
+    pod.delete(&[]);
+    // With the namespace, as it is asked before pause goes, and with what the last plugin has answered.
+    assert_eq!(net.call("first", 1)[..3], ["DEL".to_owned(), id, netns]);
+    assert_eq!(net.input("first", 1)["prevResult"]["ips"][0]["address"], "10.9.0.8/24");
+    let order = fs::read_to_string(net.host.dir.join("order")).expect("they were called");
+    assert_eq!(order, "ADD first\nADD second\nDEL second\nDEL first\n");
+    assert!(net.forgotten());
+}
+
+#[test]
+fn del_is_called_without_a_namespace_when_the_pod_was_killed() {
+    let net = Network::new(60);
+    net.script("only", GOOD);
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    let pod = net.run("killed", &pod("killed"));
+    let (keeper, pause) = (pod.keeper(), pod.pause());
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("kill keeper");
+    wait_for("the end of pause", || (!Path::new(&format!("/proc/{pause}")).exists()).then_some(()));
+    net.host.ok(&["gc"]);
+    assert_eq!(net.calls("only"), ["ADD", "DEL"]);
+    assert_eq!(net.call("only", 1)[2], "", "a namespace was named that is gone");
+    assert_eq!(net.input("only", 1)["prevResult"]["ips"][0]["address"], "10.9.0.7/24");
+    assert!(net.forgotten());
+}
+
+#[test]
+fn del_is_tried_again_until_it_succeeds_also_after_a_reboot() {
+    let net = Network::new(60);
+    let broken = net.host.dir.join("broken");
+    fs::write(&broken, "").expect("write a file");
+    let refuse = format!(
+        "if [ $CNI_COMMAND = DEL ] && [ -e {} ]; then echo '{{\"code\":101,\"msg\":\"the database is away\"}}'; exit 1; fi\n{GOOD}",
+        broken.display()
+    );
+    net.script("only", &refuse);
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    let pod = net.run("stubborn", &pod("stubborn"));
+    let id = pod.record().id;
+    pod.delete(&[]);
+    assert!(net.host.pod_dirs().is_empty(), "the pod's end hangs on a plugin");
+    assert!(net.host.root.join("cni").join(&id).exists(), "what is to be taken back was forgotten");
+    let before = net.calls("only").len();
+    let said = net.host.refused(&["gc"]);
+    assert!(said.contains("the database is away") && said.contains("code 101"), "{said}");
+    assert!(net.calls("only").len() > before);
+    fs::remove_file(&broken).expect("repair the plugin");
+    // The configuration may have gone meanwhile, and the records did, as after a reboot.
+    fs::remove_file(net.conf_dir.join("10-pods.conflist")).expect("remove the network");
+    net.host.ok(&["gc"]);
+    assert!(net.forgotten());
+    assert_eq!(net.call("only", net.calls("only").len() - 1)[0], "DEL");
+}
+
+#[test]
+fn an_add_that_nobody_waits_for_any_more_is_taken_back() {
+    let net = Network::new(60);
+    let go = net.host.dir.join("go");
+    net.script(
+        "only",
+        &format!("[ $CNI_COMMAND != ADD ] || while [ ! -e {} ]; do sleep 0.05; done\n{GOOD}", go.display()),
+    );
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    let running = net.job(&["run", "-"]).stdin(pod("orphan")).start();
+    wait_for("the plugin at work", || (net.calls("only") == ["ADD"]).then_some(()));
+    let pod = net.host.pod("orphan");
+    let keeper = wait_for("a keeper", || {
+        crate::common::outside::pids().into_iter().find(|pid| {
+            crate::common::outside::cmdline(*pid).iter().any(|word| *word == pod.record().id)
+                && crate::common::outside::cmdline(*pid).first().is_some_and(|word| word == "keeper")
+        })
+    });
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("kill keeper");
+    fs::write(&go, "").expect("let the plugin go on");
+    assert_eq!(running.finish().code, Some(1));
+    net.host.ok(&["gc"]);
+    let calls = net.calls("only");
+    assert_eq!(calls.first().map(String::as_str), Some("ADD"));
+    assert_eq!(calls.last().map(String::as_str), Some("DEL"), "{calls:?}");
+    assert!(net.forgotten());
+}
+
+#[test]
+fn a_plugin_that_asks_for_another_try_gets_one_after_a_del() {
+    let net = Network::new(60);
+    let first = net.host.dir.join("first");
+    net.script("only", &format!(
+        "if [ $CNI_COMMAND = ADD ] && [ ! -e {0} ]; then touch {0}; echo '{{\"code\":11,\"msg\":\"busy\"}}'; exit 1; fi\n{GOOD}",
+        first.display()
+    ));
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    net.run("patient", &pod("patient"));
+    assert_eq!(net.calls("only"), ["ADD", "DEL", "ADD"]);
+}
+
+#[test]
+fn the_first_network_by_name_counts_and_a_broken_one_is_no_reason_to_take_the_next() {
+    let net = Network::new(60);
+    assert!(net.refused(&pod("none")).contains("no CNI network"));
+    net.script("only", GOOD);
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    fs::write(net.conf_dir.join("05-broken.conflist"), "{\"name\":").expect("write a network");
+    let said = net.refused(&pod("broken"));
+    assert!(said.contains("05-broken.conflist"), "{said}");
+    fs::write(
+        net.conf_dir.join("05-broken.conflist"),
+        r#"{"name":"x","cniVersion":"9.0.0","plugins":[{"type":"only"}]}"#,
+    )
+    .expect("write");
+    let said = net.refused(&pod("broken"));
+    assert!(said.contains("9.0.0") && said.contains("1.1.0 are"), "{said}");
+    fs::write(
+        net.conf_dir.join("05-broken.conflist"),
+        r#"{"name":"x","cniVersion":"1.0.0","plugins":[{"type":"absent"}]}"#,
+    )
+    .expect("write");
+    let said = net.refused(&pod("broken"));
+    assert!(said.contains("CNI plugin absent of network x: find it: there is no such plugin in"), "{said}");
+    assert!(net.calls("only").is_empty() && net.forgotten());
+}

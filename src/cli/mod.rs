@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage; `exec`: the command's own, 128 + signal, or 125 / 126 / 127.
 
 mod attach;
+mod cp;
 mod cri;
 mod delete;
 mod describe;
@@ -163,6 +164,7 @@ commands! {
     "Run a command in a container" "exec" Exec(exec::Exec),
     "See what a container prints, and type into it" "attach" Attach(attach::Attach),
     "Lead ports of this host into a pod" "port-forward" PortForward(port_forward::PortForward),
+    "Copy files between a container and the host" "cp" Cp(cp::Cp),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
     "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),

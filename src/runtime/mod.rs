@@ -3,6 +3,7 @@
 pub mod apparmor;
 pub mod cni;
 pub mod container;
+pub mod copy;
 pub mod delete;
 pub mod devices;
 pub mod driven;

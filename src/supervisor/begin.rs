@@ -19,6 +19,7 @@ use super::watch::watch;
 use crate::control::{HELPED, Ready};
 use crate::pod;
 use crate::runtime::cni::Holder;
+use crate::runtime::copy::place::open_process;
 use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
@@ -299,16 +300,6 @@ pub(super) async fn held(mut launching: oci::Launching) -> Result<(oci::Held, Ve
         }
         watched.readable().await.map_err(io)?.clear_ready();
     }
-}
-
-/// A process of the records as a pidfd. keeper does not reap it unless its end is on disk or the pod is being deleted; `None` in that case,
-/// for the pid is nobody's, or another's as its start time tells.
-pub(super) fn open_process(pid: i32, ticks: u64) -> Result<Option<OwnedFd>, Error> {
-    let pidfd = match process::pidfd_open(pid) {
-        Err(nix::errno::Errno::ESRCH) => return Ok(None),
-        other => other.map_err(|e| Error::sys(format_args!("find process {pid} of the records"), e))?,
-    };
-    Ok(start_ticks(pid)?.is_some_and(|found| found == ticks).then_some(pidfd))
 }
 
 /// The log writer's staging: keeper's, with what a dead supervisor left in it brought to an end, or a new one. Before the `first` supervisor there

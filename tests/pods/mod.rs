@@ -3,6 +3,7 @@
 mod attach;
 mod bad_input;
 mod cgroups;
+mod cp;
 mod crash;
 mod events;
 mod harness;

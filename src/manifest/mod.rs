@@ -6,6 +6,7 @@ pub mod annotations;
 pub mod command;
 mod compare;
 mod defaults;
+pub mod dns;
 mod parse;
 mod qos;
 mod quantity;

@@ -18,6 +18,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use crate::manifest::dns::hostname;
 pub use decide::{Action, Decision, Now, decide, first};
 pub use event_object::event_to_v1;
 pub use events::{
@@ -25,4 +26,4 @@ pub use events::{
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
 pub use rules::{accepts_containers, is_over, ready, started};
-pub use status::{Liveness, Phase, hostname, oom_kills, phase, printable_status, to_v1};
+pub use status::{Liveness, Phase, oom_kills, phase, printable_status, to_v1};

@@ -96,15 +96,6 @@ pub fn oom_kills(c: &Container) -> u64 {
     }
 }
 
-/// The name that the pod's UTS namespace gets: `spec.hostname` or the pod's name, at most 63 bytes without a `-` or `.` at the end.
-pub fn hostname(pod: &Pod) -> String {
-    let own = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
-    let name = own.or(pod.metadata.name.as_deref()).unwrap_or_default();
-    // Validated names are ASCII, so every index is a boundary.
-    let short = name.get(..63).unwrap_or(name);
-    short.trim_end_matches(['-', '.']).to_owned()
-}
-
 /// The pod with its `.status`, as `husk get pod -o yaml` prints it.
 pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
     let mut pod = record.pod.clone();

@@ -11,6 +11,7 @@ pub mod error;
 pub mod exe;
 pub mod helper;
 pub mod holder;
+pub mod hosts;
 pub mod images;
 pub mod keeper;
 pub mod limits;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Error, container, driven, limits, network, scope};
+use super::{Error, container, driven, hosts, limits, network, scope};
 use crate::cgroup::{CgroupDriver, DriverKind, systemd};
 use crate::image::Store;
 use crate::state::record::PodRecord;
@@ -139,6 +139,8 @@ pub fn pod(
         Some(record) => cgroups(driver, record),
         None => possible_cgroups(roots, id).iter().flat_map(|path| with_parents(driver, path)).collect(),
     };
+    // Before its addresses may be another's.
+    hosts::leave(roots, id);
     errors.extend(network::detach(roots, id, record));
     errors.extend(tree(&roots.data_dir(id)));
     errors.extend(logs(roots, id, record).iter().flat_map(|dir| tree(dir)));
@@ -266,6 +268,7 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     orphaned_cgroups(roots, driver, &known, &mut report);
     orphaned_scopes(roots, driver, &known, &mut report)?;
     report.failed.extend(network::gc(roots, &known));
+    report.failed.extend(hosts::repair(roots).err());
     if let Err(e) = driver.settle(&format!("{}/pods", roots.cgroup_parent()), true) {
         report.failed.push(Error::Host { what: e.to_string() });
     }

@@ -119,6 +119,7 @@ fn sandbox(settings: &Settings, pod: &Pod, spec: &PodSpec, limits: Limits) -> Re
         host_pid: spec.host_pid.unwrap_or(false),
         sysctls: sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
         volumes,
+        resolv_conf: manifest::dns::resolv_conf(spec, &host_resolv_conf()).0,
         limits,
         ..SandboxRecord::default()
     })
@@ -439,6 +440,11 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
 /// Number of directories on the way to a mount point.
 fn depth(path: &str) -> usize {
     path.split('/').filter(|part| !part.is_empty()).count()
+}
+
+/// The host's, or nothing where it has none.
+pub fn host_resolv_conf() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
 }
 
 /// The pod's name for itself; the host's own on the host's network.

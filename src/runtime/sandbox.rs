@@ -8,9 +8,12 @@ use std::path::Path;
 
 use husk_oci::sandbox as oci;
 use husk_oci::sys::process::ns;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Error, mounts, network, remove};
+use super::{Error, hosts, mounts, network, remove};
 use crate::cgroup::CgroupDriver;
+use crate::manifest::dns;
 use crate::state::Roots;
 use crate::state::record::{PodRecord, SandboxRecord};
 use crate::volume;
@@ -137,7 +140,13 @@ fn directories(roots: &Roots, record: &PodRecord) -> Result<(), Error> {
         volume::empty_dir(&dir).map_err(host)?;
     }
     let hostname = &sandbox.hostname;
-    let hosts = if sandbox.host_network { host_file("/etc/hosts") } else { hosts_file(hostname) };
+    let host = sandbox.host_network.then(|| host_file("/etc/hosts"));
+    // Addresses come later: `hosts::own`.
+    let hosts = if record.driven() {
+        host.unwrap_or_else(|| driven_hosts(hostname))
+    } else {
+        dns::hosts(&record.pod, &[], host.as_deref())
+    };
     let resolv_conf = sandbox.resolv_conf.clone().unwrap_or_else(|| host_file("/etc/resolv.conf"));
     for (name, content) in mounts::NAME_FILES.into_iter().zip([hosts, format!("{hostname}\n"), resolv_conf]) {
         let path = names.join(name);
@@ -153,12 +162,10 @@ fn host_file(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The kubelet's managed hosts file, for a pod without an address.
-fn hosts_file(hostname: &str) -> String {
-    format!(
-        "# Managed by husk.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         fe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
-    )
+/// A hosts file for a client's pod; most clients mount their own.
+fn driven_hosts(hostname: &str) -> String {
+    let metadata = ObjectMeta { name: Some(hostname.to_owned()), ..ObjectMeta::default() };
+    dns::hosts(&Pod { metadata, ..Pod::default() }, &[], None)
 }
 
 /// Frees what a finished pod needs no more: cgroups, volumes, upper directories. Its records and logs stay.
@@ -167,6 +174,7 @@ fn hosts_file(hostname: &str) -> String {
 /// All that could not be removed.
 pub fn free(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Vec<Error>> {
     let mut errors = remove::cgroups(driver, record);
+    hosts::leave(roots, &record.id);
     errors.extend(network::detach(roots, &record.id, Some(record)));
     if let Err(e) = volume::remove_tree(&roots.data_dir(&record.id)) {
         errors.push(host(e));

@@ -13,6 +13,7 @@
 //! <root>/pods/<uid>/               volumes/<name>, containers/<name>/<attempt>/{upper,work}
 //! <root>/logs/<ns>_<name>_<uid>/   <container>/<attempt>.log
 //! <root>/images/                   the image store's
+//! <state>/hosts/table.json         names and addresses of pods, see hosts.rs
 //! <root>/cni/<uid>/                how plugins of the pod's network are called, see attachments.rs
 //! ```
 
@@ -32,6 +33,7 @@ pub mod attachments;
 mod claim;
 pub mod error;
 pub mod events;
+pub mod hosts;
 pub mod lock;
 pub mod pods;
 pub mod record;

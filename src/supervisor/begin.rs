@@ -190,6 +190,8 @@ impl Pod {
                 self.send_stop_signal(index);
             }
         }
+        // It may have died before it had told the others.
+        self.unnamed = true;
         say("info", "took over from an earlier supervisor");
         Ok(())
     }

@@ -3,14 +3,19 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use husk_oci::sys::memory;
 use tokio::io::Interest;
 
 use super::pod::{Pod, say};
 use super::watch::watch_for;
+use crate::manifest::dns;
 use crate::network::{Mode, Status, cni::INTERFACE};
 use crate::runtime::cni::{self, Answer, Holder, Working};
-use crate::runtime::{Error, network};
+use crate::runtime::{Error, hosts, network, resolve};
+use crate::state::events::EventType;
 
+/// How long to wait while somebody else is at the names of pods.
+const NAMES_BUSY: Duration = Duration::from_millis(5);
 /// How long plugins may keep a pod that is deleted by force.
 const FORCED_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -19,7 +24,7 @@ impl Pod {
     ///
     /// # Errors
     /// It has none. What was begun goes with the pod.
-    pub(super) async fn attach_network(&self, holder: Holder) -> Result<Status, Error> {
+    pub(super) async fn attach_network(&mut self, holder: Holder) -> Result<Status, Error> {
         let pause = self.pause.as_ref().ok_or_else(|| Error::Internal { what: "a network without pause".into() })?;
         let mut status = network::attach(&self.roots, &self.record, pause.as_fd())?;
         if self.record.sandbox.network.mode == Mode::Cni {
@@ -27,12 +32,58 @@ impl Pod {
             status.ips = cni::added(&self.record.full_name(), answer(working).await?)?;
             status.interface = INTERFACE.to_owned();
         }
+        hosts::own(&self.roots, &self.record, &status.ips)?;
+        self.unnamed = true;
+        self.tell_of_dns();
         Ok(status)
+    }
+
+    /// What of `spec.dnsConfig` and the host's own could not be taken.
+    fn tell_of_dns(&mut self) {
+        let Some(spec) = self.record.pod.spec.as_ref().filter(|s| s.dns_config.is_some()) else { return };
+        let (_, warnings) = dns::resolv_conf(spec, &resolve::host_resolv_conf());
+        for warning in warnings {
+            self.event(EventType::Warning, "DNSConfigForming", None, &warning);
+            self.warn(warning);
+        }
+    }
+
+    /// Makes the pod known to others, as soon as nobody else is at their names.
+    pub(super) fn join_names(&mut self) {
+        if !std::mem::take(&mut self.unnamed) {
+            return;
+        }
+        let network = self.status.sandbox.as_ref().filter(|s| !s.ended).and_then(|s| s.network.as_deref());
+        let Some(known) = network.and_then(|n| hosts::entry(&self.record, &n.ips)) else { return };
+        let (roots, id) = (self.roots.clone(), self.record.id.clone());
+        let task = tokio::task::spawn_local(async move {
+            loop {
+                match hosts::join(&roots, &id, &known) {
+                    Ok(true) => break,
+                    Ok(false) => tokio::time::sleep(NAMES_BUSY).await,
+                    Err(e) => {
+                        break say("warn", format_args!("{e}, others do not find this pod; husk gc tries again"));
+                    }
+                }
+            }
+            // What the files of many others took.
+            memory::release_free();
+        });
+        self.naming = Some(task);
+    }
+
+    /// The pod's addresses may be another's soon.
+    fn leave_names(&mut self) {
+        if let Some(task) = self.naming.take() {
+            task.abort();
+        }
+        hosts::leave(&self.roots, &self.record.id);
     }
 
     /// Takes the pod out of a network of others while its namespace is still there; without it plugins cannot find all that they have made. What does
     /// not work out now is tried again when the pod is removed, and by gc.
-    pub(super) async fn leave_network(&self) {
+    pub(super) async fn leave_network(&mut self) {
+        self.leave_names();
         if self.record.sandbox.network.mode != Mode::Cni {
             return;
         }

@@ -128,6 +128,10 @@ pub struct Pod {
     /// `husk run`, until it was answered.
     pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
+    /// Others have not been told yet where the pod is.
+    pub(super) unnamed: bool,
+    /// The task that tells them.
+    pub(super) naming: Option<JoinHandle<()>>,
     pub(super) over: bool,
     /// Events that are not in their file yet.
     pub(super) events: Vec<Event>,
@@ -192,6 +196,8 @@ impl Pod {
             killed_sender,
             ready,
             warnings: Vec::new(),
+            unnamed: false,
+            naming: None,
             over: false,
             events: Vec::new(),
             handed_over: false,
@@ -227,6 +233,7 @@ impl Pod {
                 memory::release_free();
                 let mut wake = wake;
                 while !self.over && !self.handed_over {
+                    self.join_names();
                     self.watch_memory();
                     self.wait(wake).await?;
                     if !self.handed_over {

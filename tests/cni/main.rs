@@ -6,6 +6,7 @@
 mod common;
 
 mod hostile;
+mod names;
 mod plugins;
 mod verbs;
 

@@ -10,6 +10,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod logs;
+mod names;
 mod oom;
 mod port_forward;
 mod process;

@@ -4,6 +4,7 @@
 //! decided about it. `docs/compatibility.md` lists the decisions.
 
 mod container;
+mod dns;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;

@@ -1,6 +1,6 @@
 //! `spec`, without its containers and volumes.
 
-use super::{Report, any, container, names, resources as amounts, security, volume};
+use super::{Report, any, container, dns, names, resources as amounts, security, volume};
 use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, PodOS, PodSpec};
 use std::collections::BTreeSet;
 
@@ -27,18 +27,18 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
         topology_spread_constraints: _,
         automount_service_account_token,
         containers,
-        dns_config,
-        dns_policy,
+        dns_config: _,
+        dns_policy: _,
         // There are no services here to make variables of.
         enable_service_links: _,
         ephemeral_containers,
-        host_aliases,
+        host_aliases: _,
         host_ipc,
         host_network,
         host_pid,
         host_users,
-        hostname,
-        hostname_override,
+        hostname: _,
+        hostname_override: _,
         image_pull_secrets,
         init_containers,
         node_name,
@@ -55,9 +55,9 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
         security_context,
         service_account,
         service_account_name,
-        set_hostname_as_fqdn,
+        set_hostname_as_fqdn: _,
         share_process_namespace,
-        subdomain,
+        subdomain: _,
         termination_grace_period_seconds,
         volumes,
         workload_ref,
@@ -65,17 +65,12 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
 
     let at = |field: &str| format!("spec.{field}");
     r.refuse(at("activeDeadlineSeconds"), active_deadline_seconds.is_some());
-    r.refuse(at("dnsConfig"), dns_config.is_some());
     r.refuse(at("ephemeralContainers"), any(ephemeral_containers));
-    r.refuse(at("hostAliases"), any(host_aliases));
-    r.refuse(at("hostnameOverride"), hostname_override.is_some());
     r.refuse(at("overhead"), any(overhead));
     r.refuse(at("readinessGates"), any(readiness_gates));
     r.refuse(at("resourceClaims"), any(resource_claims));
     r.refuse(at("runtimeClassName"), runtime_class_name.is_some());
     r.refuse(at("schedulingGates"), any(scheduling_gates));
-    r.refuse(at("setHostnameAsFQDN"), *set_hostname_as_fqdn == Some(true));
-    r.refuse(at("subdomain"), subdomain.as_ref().is_some_and(|s| !s.is_empty()));
     r.refuse(at("workloadRef"), workload_ref.is_some());
 
     if *automount_service_account_token == Some(true) {
@@ -84,19 +79,12 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
             "there is no API server to issue a token; set it to false or remove it",
         );
     }
-    // Without a cluster's DNS all three mean the host's resolv.conf, as for the kubelet.
-    match dns_policy.as_deref() {
-        Some("None") => r.add(at("dnsPolicy"), "None needs dnsConfig, which is not supported yet; remove it"),
-        _ => r.word(at("dnsPolicy"), dns_policy, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]),
-    }
+    dns::check(pod, spec, r);
     if *host_users == Some(false) {
         r.add(at("hostUsers"), "user namespaces are not supported yet; remove it or set it to true");
     }
     if *host_pid == Some(true) && *share_process_namespace == Some(true) {
         r.add(at("shareProcessNamespace"), "must not be true together with hostPID");
-    }
-    if let Some(hostname) = hostname.as_deref().filter(|h| !h.is_empty()) {
-        r.name(at("hostname"), hostname, names::dns_label);
     }
     if let Some(PodOS { name }) = os
         && name != "linux"

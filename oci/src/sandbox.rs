@@ -279,12 +279,13 @@ impl Cloned {
     /// Of the fds of a holder that another process has cloned and passed on.
     ///
     /// # Errors
-    /// [`Error::Died`], or the kernel's when it does not tell the pid.
+    /// The kernel's when it does not tell the pid.
     pub fn from_fds(pidfd: OwnedFd, report: OwnedFd) -> Result<Cloned, Error> {
-        let pid = spawn::host_pid(pidfd.as_fd()).map_err(|errno| match errno {
-            Errno::ESRCH => Error::Died,
-            errno => failed("find out the pid of pause")(errno),
-        })?;
+        let pid = match spawn::host_pid(pidfd.as_fd()) {
+            // Dead, and reaped already where SIGCHLD is ignored. Its report still says which step has failed.
+            Err(Errno::ESRCH) => 0,
+            other => other.map_err(failed("find out the pid of pause"))?,
+        };
         Ok(Cloned { child: process::Child { pid, pidfd }, report })
     }
 }
@@ -495,7 +496,8 @@ impl Launching {
             let got = match fd::recv(self.report.as_fd(), &mut packet, true) {
                 Ok(got) => got.len,
                 Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::ECONNRESET) => 0,
+                // Told once, ahead of what it had sent before it died.
+                Err(Errno::ECONNRESET) => continue,
                 Err(errno) => return Err(Error::Step { doing: "read what pause reports".into(), errno }),
             };
             if got == 0 {

@@ -213,11 +213,22 @@ impl Host {
         self.left_behind()
     }
 
-    /// What is on the machine of this host now, besides the images it holds; waits a moment for processes that are on their way out.
+    /// What is on the machine of this host now, besides the images it holds.
+    pub fn left_now(&self) -> Vec<String> {
+        self.before.compare(&Snapshot::take(&self.dir, &self.state))
+    }
+
+    /// As [`Host::left_now`]; waits a moment for processes that are on their way out.
     pub fn left_behind(&self) -> Vec<String> {
+        self.left_behind_beside(|_| false)
+    }
+
+    /// As [`Host::left_behind`], beside lines that the test knows of.
+    pub fn left_behind_beside(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let deadline = Instant::now() + scaled(Duration::from_secs(3));
         loop {
-            let left = self.before.compare(&Snapshot::take(&self.dir, &self.state));
+            let mut left = self.left_now();
+            left.retain(|line| !known(line));
             if left.is_empty() || Instant::now() > deadline {
                 return left;
             }

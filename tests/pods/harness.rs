@@ -21,7 +21,7 @@ fn everything_that_may_be_left_is_found_and_swept() {
     nix::mount::mount(Some("left"), &point, Some("tmpfs"), nix::mount::MsFlags::empty(), none).expect("mount a tmpfs");
     let mut process = Command::new("sleep").arg("1000").current_dir(&host.dir).spawn().expect("start a process");
 
-    let left = host.left_behind().join("\n");
+    let left = host.left_now().join("\n");
     outside::sweep(&host.dir, &host.state);
     process.wait().expect("reap it");
     fs::remove_dir_all(&host.state).expect("nothing is mounted there any more");
@@ -50,7 +50,7 @@ fn a_lock_on_a_file_below_the_roots_is_found() {
     let path = host.state.join("lock");
     let file = fs::File::create(&path).expect("make a file");
     file.lock().expect("lock it");
-    let left = host.left_behind();
+    let left = host.left_now();
     assert!(left.iter().any(|line| line.starts_with("lock") && line.contains("FLOCK")), "{left:?}");
     file.unlock().expect("unlock it");
     host.assert_untouched();

@@ -23,3 +23,4 @@ mod top;
 mod update;
 mod upgrade;
 mod volumes;
+mod watch;

@@ -248,7 +248,7 @@ impl Watcher {
             let settled = self.sources.iter().all(|s| s.looked && s.busy.is_empty());
             if !ready && (settled || begun.elapsed() >= READY) {
                 ready = true;
-                self.notify.send("READY=1");
+                self.notify.insist("READY=1");
             }
             self.tell_manager();
             let mut wake = self.sources.iter().filter_map(Source::wake).min().unwrap_or(now + self.interval);
@@ -270,7 +270,7 @@ impl Watcher {
                 }
                 Ok(Event::Signal(_)) => {
                     self.stopping.store(true, Ordering::Relaxed);
-                    self.notify.send("STOPPING=1");
+                    self.notify.insist("STOPPING=1");
                     self.worker.wait_for_makers(MAKERS);
                     return Ok(());
                 }
@@ -366,8 +366,7 @@ impl Watcher {
         if wrong > 0 {
             status += &format!(", {} to look at", number(wrong, "message"));
         }
-        if status != self.status {
-            self.notify.send(&format!("STATUS={status}"));
+        if status != self.status && self.notify.send(&format!("STATUS={status}")) {
             self.status = status;
         }
     }

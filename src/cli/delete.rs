@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::get::Select;
 use super::out::{self, Out};
-use super::{Context, Error, names, run};
+use super::{Context, Error, names, run, timeline};
 use crate::runtime::{self, DeleteOptions};
 use crate::state::{self, Listed};
 
@@ -35,6 +35,9 @@ pub struct Delete {
     /// Come back when the pods are gone; --wait=false when their end has begun
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     wait: bool,
+    /// Print how long each step of the end took
+    #[arg(long)]
+    timeline: bool,
     /// A pod that is not there counts as deleted
     #[arg(long)]
     ignore_not_found: bool,
@@ -50,7 +53,10 @@ impl Delete {
             out::say("no pods found");
         }
         // Side by side: each may take its whole grace period. This thread takes one itself, most often the only one.
-        let delete = |entry| runtime::delete(&context.roots, entry, options);
+        let delete = |entry| match self.timeline {
+            true => runtime::delete_and_tell(&context.roots, entry, options),
+            false => runtime::delete(&context.roots, entry, options).map(|()| Vec::new()),
+        };
         let results = std::thread::scope(|scope| {
             let (last, others) = entries.split_last()?;
             let running: Vec<_> = others.iter().map(|entry| scope.spawn(move || delete(entry))).collect();
@@ -62,11 +68,14 @@ impl Delete {
         for (entry, result) in entries.iter().zip(results) {
             let name = super::short_name(entry);
             match result {
-                Ok(Ok(())) => out.line(match (options.force, options.wait) {
-                    (true, _) => format!("pod/{name} force deleted"),
-                    (false, true) => format!("pod/{name} deleted"),
-                    (false, false) => format!("pod/{name} is being deleted"),
-                })?,
+                Ok(Ok(steps)) => {
+                    out.line(match (options.force, options.wait) {
+                        (true, _) => format!("pod/{name} force deleted"),
+                        (false, true) => format!("pod/{name} deleted"),
+                        (false, false) => format!("pod/{name} is being deleted"),
+                    })?;
+                    timeline::print_stop(&mut out, name, steps)?;
+                }
                 Ok(Err(error)) => complaints.push(super::error::sentence(&error)),
                 Err(_) => complaints.push(format!("pod {name}: the thread that deleted it panicked")),
             }
@@ -80,6 +89,9 @@ impl Delete {
             return Err(Error::usage(
                 "--grace-period=0 kills without asking: add --force if that is meant, or use --now for one second",
             ));
+        }
+        if self.timeline && !self.wait {
+            return Err(Error::usage("--timeline tells of the end when it is over: leave out --wait=false"));
         }
         if self.force && self.grace_period.is_some_and(|seconds| seconds > 0) {
             return Err(Error::usage("--force kills at once: leave out --grace-period"));

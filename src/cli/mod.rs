@@ -26,6 +26,7 @@ mod span;
 mod static_pods;
 mod status;
 mod terminal;
+mod timeline;
 mod top;
 mod update;
 mod upgrade;
@@ -160,6 +161,7 @@ commands! {
     "Show pods as a table, JSON or YAML" "get" Get(get::Get),
     "Tell all about pods, for people" "describe" Describe(describe::Describe),
     "Tell what has happened to pods" "events" Events(events::Events),
+    "Show how long each step of a start or a stop took" "timeline" Timeline(timeline::Timeline),
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
     "See what a container prints, and type into it" "attach" Attach(attach::Attach),

@@ -26,6 +26,7 @@ pub struct Run {
 
 impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
+        runtime::run::begin();
         let settings = context.settings(&self.network)?;
         let pods = read_all(&self.files, context, settings.network.mode == network::Mode::Host)?;
         if pods.len() > 1 {

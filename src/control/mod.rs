@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 use crate::manifest::Amounts;
+use crate::state::timeline::Step;
 
 impl Response {
     /// A refusal; what a command line exits with is 1.
@@ -27,6 +28,9 @@ pub enum Request {
         force: bool,
         /// Answer `Ok` as soon as the deletion was recorded.
         nowait: bool,
+        /// Answer `Ended` instead of `Ok` at the end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        timeline: bool,
     },
     /// Who are you? Answered by `Version`.
     Version,
@@ -126,6 +130,11 @@ pub struct Formats {
 pub enum Response {
     /// Done.
     Ok,
+    /// Done, and so the pod has ended.
+    Ended {
+        /// What was done when.
+        steps: Vec<Step>,
+    },
     /// Who answers.
     Version {
         /// Version of husk.
@@ -187,8 +196,8 @@ pub enum Refusal {
     InvalidArgument,
 }
 
-/// What `husk run` writes to the first supervisor of a pod when it has made the pod's cgroups and directories: one byte. When it could not, it closes
-/// its end for writing, as its death would.
+/// What `husk run` writes to the first supervisor of a pod when it has made the pod's cgroups and directories: this byte, and
+/// [`RunTimes`](crate::state::timeline::RunTimes). When it could not, it closes its end for writing, as its death would.
 pub const HELPED: u8 = b'h';
 
 /// What the first supervisor of a pod writes to the socket whose other end `husk run` holds (fd 5 of keeper at its start), then closes.

@@ -25,5 +25,5 @@ pub use events::{
     OOM_KILLED, Process, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start,
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
-pub use rules::{accepts_containers, is_over, ready, started};
+pub use rules::{accepts_containers, is_ending, is_over, ready, started};
 pub use status::{Liveness, Phase, oom_kills, phase, printable_status, to_v1};

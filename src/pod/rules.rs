@@ -72,6 +72,11 @@ pub(super) fn closing(status: &Status) -> bool {
         || status.sandbox.as_ref().is_some_and(|s| s.ended)
 }
 
+/// The pod comes to its end, or has: nothing is started any more.
+pub fn is_ending(status: &Status) -> bool {
+    closing(status)
+}
+
 /// Whether a CRI client may still create and start containers.
 pub fn accepts_containers(status: &Status) -> bool {
     sandbox_alive(status) && !closing(status)

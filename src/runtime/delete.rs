@@ -11,6 +11,7 @@ use super::{Error, remove, run::wait_until_unlocked};
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
+use crate::state::timeline::{Step, What};
 use crate::state::{Listed, Roots};
 
 /// How the pod shall end.
@@ -36,6 +37,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// # Errors
 /// The supervisor cannot be reached although keeper lives, or something cannot be removed. A pod that is gone is success.
 pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(), Error> {
+    end(roots, pod, options, None)
+}
+
+/// As [`delete`], and tells when what was done: nothing of a pod whose keeper was killed, or by force although its supervisor does not answer.
+///
+/// # Errors
+/// As [`delete`].
+pub fn delete_and_tell(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    end(roots, pod, options, Some(&mut steps))?;
+    Ok(steps)
+}
+
+fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&mut Vec<Step>>) -> Result<(), Error> {
     let (id, dir) = (pod.id(), roots.pod_dir(pod.id()));
     if let Listed::Unreadable(it) = pod
         && !it.live
@@ -45,13 +60,23 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
         let what = format!("{}; with --force it is removed all the same", it.error);
         return Err(Error::Pod { pod: pod.full_name(), what });
     }
-    let request = Request::Delete { grace_seconds: options.grace_seconds, force: options.force, nowait: !options.wait };
+    let request = Request::Delete {
+        grace_seconds: options.grace_seconds,
+        force: options.force,
+        nowait: !options.wait,
+        timeline: steps.is_some(),
+    };
     let lives = || roots.is_live(id);
     loop {
         if !lives() {
             let detect = || Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() });
             // Most often its supervisor has left nothing.
             if dir.exists() {
+                if let Some(steps) = steps.as_deref_mut().filter(|steps| steps.is_empty()) {
+                    // One that came to its end by itself.
+                    let plays = roots.timeline(id)?.into_iter();
+                    steps.extend(plays.filter(|p| p.what == What::Stop).flat_map(|p| p.steps));
+                }
                 let collected = remove::collect(roots, &detect()?, id).map_err(|errors| join(&errors))?;
                 if !collected && dir.exists() {
                     // Somebody holds its lock: another who collects it, or keeper, and the look above went wrong.
@@ -69,6 +94,12 @@ pub fn delete(roots: &Roots, pod: &Listed, options: DeleteOptions) -> Result<(),
         match answer {
             Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: pod.full_name(), what: message }),
             Ok(_) if !options.wait => return Ok(()),
+            Ok(Response::Ended { steps: told }) => {
+                if let Some(steps) = steps.as_deref_mut() {
+                    *steps = told;
+                }
+                wait_until_unlocked(&dir);
+            }
             // The records go with the supervisor's last act; what is left when keeper is gone is ours.
             Ok(_) => wait_until_unlocked(&dir),
             Err(_) if options.force && lives() => {

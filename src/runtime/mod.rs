@@ -29,7 +29,7 @@ pub mod update;
 pub mod upgrade;
 pub mod wishes;
 
-pub use delete::{DeleteOptions, delete};
+pub use delete::{DeleteOptions, delete, delete_and_tell};
 pub use error::Error;
 pub use remove::GcReport;
 pub use run::{RunOutcome, run, run_record, run_static};

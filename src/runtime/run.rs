@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use husk_oci::sys::process;
@@ -17,6 +18,7 @@ use crate::control::{HELPED, Ready};
 use crate::image::Store;
 use crate::state::pods::{PodDir, Reserved};
 use crate::state::record::{Owner, PodRecord, Source};
+use crate::state::timeline::RunTimes;
 use crate::state::{Lock, LockMode, PodEntry, Reservation, Roots};
 
 /// What became of a [`run`].
@@ -60,6 +62,7 @@ fn resolve_and_run(
     owner: Owner,
     source: Option<Source>,
 ) -> Result<RunOutcome, Error> {
+    let times = RunTimes { begun: BEGUN.swap(0, Ordering::Relaxed), parsed: clock_ns(), ..RunTimes::default() };
     pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
@@ -68,7 +71,19 @@ fn resolve_and_run(
     let mut record = resolve::pod(roots, settings, &store, driver.hierarchies(), pod, owner)?;
     record.source = source;
     apparmor::ensure(&record.containers)?;
-    run_with(roots, &driver, settings, &record)
+    run_with(roots, &driver, settings, &record, times)
+}
+
+/// When the command began that runs the next pod; 0: some time ago.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// The command begins that will [`run`] pods: reading their manifests is part of the first one's timeline.
+pub fn begin() {
+    BEGUN.store(clock_ns(), Ordering::Relaxed);
+}
+
+fn clock_ns() -> u64 {
+    husk_oci::sys::clock::boottime().as_nanos() as u64
 }
 
 fn detect() -> Result<Cgroupfs, Error> {
@@ -80,10 +95,17 @@ fn detect() -> Result<Cgroupfs, Error> {
 /// # Errors
 /// As [`run`].
 pub fn run_record(roots: &Roots, settings: &Settings, record: &PodRecord) -> Result<RunOutcome, Error> {
-    run_with(roots, &detect()?, settings, record)
+    run_with(roots, &detect()?, settings, record, RunTimes::default())
 }
 
-fn run_with(roots: &Roots, driver: &Cgroupfs, settings: &Settings, record: &PodRecord) -> Result<RunOutcome, Error> {
+fn run_with(
+    roots: &Roots,
+    driver: &Cgroupfs,
+    settings: &Settings,
+    record: &PodRecord,
+    mut times: RunTimes,
+) -> Result<RunOutcome, Error> {
+    times.resolved = clock_ns();
     let id = &record.id;
     // The client of a driven pod knows it by its id alone, and may have several of one name.
     let name = (!record.driven()).then(|| (record.namespace(), record.name()));
@@ -93,7 +115,10 @@ fn run_with(roots: &Roots, driver: &Cgroupfs, settings: &Settings, record: &PodR
     let mut tries = 0;
     while tries < TRIES {
         match roots.reserve(name, id)? {
-            Reserved::New(reservation) => return start(roots, driver, settings, record, reservation),
+            Reserved::New(reservation) => {
+                times.reserved = clock_ns();
+                return start(roots, driver, settings, record, reservation, times);
+            }
             Reserved::Same(entry) => return same(&entry, record),
             Reserved::Making if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
             Reserved::Making => {
@@ -138,6 +163,7 @@ fn start(
     settings: &Settings,
     record: &PodRecord,
     reservation: Reservation,
+    mut times: RunTimes,
 ) -> Result<RunOutcome, Error> {
     let dir = reservation.dir.clone();
     let mut record = record.clone();
@@ -145,7 +171,8 @@ fn start(
         .and_then(|()| launch(roots, driver, &record, reservation));
     let record = &record;
     let outcome = launched.and_then(|(keeper, mut ready, scope)| {
-        let answer = help(roots, driver, record, &keeper, &mut ready).and_then(|()| {
+        times.launched = clock_ns();
+        let answer = help(roots, driver, record, &keeper, &mut ready, times).and_then(|()| {
             // keeper is in there by now, and nobody else is needed.
             drop(scope);
             // The supervisor has all that it needs and starts the containers meanwhile.
@@ -238,13 +265,17 @@ fn help(
     record: &PodRecord,
     keeper: &keeper::Launched,
     ready: &mut UnixStream,
+    mut times: RunTimes,
 ) -> Result<(), Error> {
     let mut first = crate::pod::first(record).into_iter();
     let done = sandbox::prepare(roots, driver, record)
         .and_then(|()| first.try_for_each(|index| container::places(roots, driver, record, index, 0)));
+    times.helped = clock_ns();
+    let mut told = [HELPED; 1 + RunTimes::BYTES];
+    told[1..].copy_from_slice(&times.to_bytes());
     match done {
         // A supervisor that cannot be told has died. Its successor did not wait for us: the pod may even have come to its end meanwhile.
-        Ok(()) if ready.write_all(&[HELPED]).is_err() && !roots.pod_dir(&record.id).exists() => {
+        Ok(()) if ready.write_all(&told).is_err() && !roots.pod_dir(&record.id).exists() => {
             remove::pod(roots, driver, &record.id, Some(record), true).map_err(first_of)?;
         }
         Ok(()) => {}

@@ -1,20 +1,15 @@
 //! `events.jsonl` in a pod's directory: what Kubernetes would tell as events. One line is one occurrence, or several that were put together.
 //!
-//! Appending a line costs two system calls and nothing has to be remembered for it. Readers put equal events together; the writer does so when the file has
-//! grown. A line that was cut short (a full disk, a dead writer) is lost, and nothing else. Nothing is synced: events explain, no decision is taken by them.
+//! Readers put equal events together; the writer does so when the file has grown. Events explain, no decision is taken by them.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use jiff::Timestamp;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::record::ContainerKind;
-use super::{Error, Roots, read, replace};
+use super::{Error, Roots, journal, read};
 
 /// Version of a line. Lines of another version are left out.
 const VERSION: u32 = 1;
@@ -22,8 +17,6 @@ const VERSION: u32 = 1;
 pub const FILE: &str = "events.jsonl";
 /// How many different events of a pod are kept; the ones that were last seen longest ago go first.
 pub const KEPT: usize = 100;
-/// The file is put together when it is larger than this.
-const COMPACT_BYTES: u64 = 48 * 1024;
 /// From this many events on that differ in their message alone, within [`SIMILAR_SECONDS`], they are one; as client-go's aggregator has it.
 const SIMILAR: usize = 10;
 const SIMILAR_SECONDS: i64 = 600;
@@ -151,55 +144,20 @@ pub fn add(events: &mut Vec<Event>, mut event: Event) {
 
 /// The events of a file, put together, in the order in which they were last seen.
 fn parse(content: &[u8]) -> Vec<Event> {
+    put_together(journal::entries(content).collect())
+}
+
+fn put_together(entries: Vec<Event>) -> Vec<Event> {
     let mut events = Vec::new();
-    for line in content.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice::<Event>(line) {
-            Ok(event) if event.version == VERSION => add(&mut events, event),
-            // Cut short, or of another husk.
-            _ => {}
-        }
-    }
+    // Those of another version are another husk's.
+    entries.into_iter().filter(|e| e.version == VERSION).for_each(|e| add(&mut events, e));
     events.sort_by_key(|e| e.last);
     events
 }
 
-fn lines(events: &[Event]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(events.len() * 192);
-    for event in events {
-        // A line before it may have been cut short: it ends here, and an empty line is none.
-        text.push(b'\n');
-        // An event is strings and numbers: to write it to memory cannot fail.
-        let _ = serde_json::to_writer(&mut text, event);
-    }
-    text.push(b'\n');
-    text
-}
-
-/// Adds events to the file of a pod; `dir` is its directory, `fd` the same, open. True: it was rewritten, and memory was needed for that.
-///
-/// # Errors
-/// The file system's; the events are lost, or some of them.
+/// Adds events to the file of a pod, see [`journal::append`].
 pub(super) fn append(dir: &Path, fd: BorrowedFd<'_>, events: &[Event]) -> Result<bool, Error> {
-    let path = || dir.join(FILE);
-    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let file = nix::fcntl::openat(fd, FILE, flags, Mode::from_bits_truncate(0o600))
-        .map_err(|e| Error::sys("open", &path(), e))?;
-    let mut file = File::from(file);
-    file.write_all(&lines(events)).map_err(|e| Error::io("write", &path(), &e))?;
-    let size = nix::sys::stat::fstat(file.as_fd()).map_err(|e| Error::sys("look at", &path(), e))?.st_size;
-    if u64::try_from(size).unwrap_or(0) <= COMPACT_BYTES {
-        return Ok(false);
-    }
-    let all = parse(&read(&path())?.unwrap_or_default());
-    // What is left must be small enough not to be rewritten at each event.
-    let mut kept = lines(&all);
-    let mut from = 0;
-    while kept.len() as u64 > COMPACT_BYTES / 2 && from < all.len() {
-        from += (all.len() - from).div_ceil(4);
-        kept = lines(&all[from..]);
-    }
-    replace(dir, fd, FILE, &kept)?;
-    Ok(true)
+    journal::append(dir, fd, FILE, events, put_together)
 }
 
 impl Roots {
@@ -215,6 +173,7 @@ impl Roots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::journal::{COMPACT_BYTES, lines};
     use std::os::fd::AsFd;
 
     fn at(second: i64) -> Timestamp {

@@ -7,6 +7,7 @@
 //!                    pod.json      what was decided before the first side effect
 //!                    status.json   what has happened since
 //!                    events.jsonl  what Kubernetes would tell as events
+//!                    timeline.jsonl  when the steps of its start and its end were taken
 //!                    control.sock  the supervisor's door
 //! <state>/pods/.gone-<uid>/        a pod directory that is being removed
 //! <root>/state-directory           which --state this root goes with
@@ -34,9 +35,11 @@ mod claim;
 pub mod error;
 pub mod events;
 pub mod hosts;
+mod journal;
 pub mod lock;
 pub mod pods;
 pub mod record;
+pub mod timeline;
 
 pub use claim::Claim;
 pub use error::Error;

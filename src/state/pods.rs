@@ -576,4 +576,12 @@ impl PodDir {
     pub fn add_events(&self, events: &[super::events::Event]) -> Result<bool, Error> {
         super::events::append(&self.path, self.fd.as_fd(), events)
     }
+
+    /// Adds to the pod's timeline, as [`PodDir::add_events`] does.
+    ///
+    /// # Errors
+    /// The file system's; the steps are lost, or some of them.
+    pub fn add_steps(&self, steps: &[super::timeline::Step]) -> Result<bool, Error> {
+        super::timeline::append(&self.path, self.fd.as_fd(), steps)
+    }
 }

@@ -15,6 +15,7 @@ use super::pod::{Leaving, Live, Pod, keeper_error, now, say};
 use super::server::{bind_socket, serve};
 use super::slots::{self, ExecSlot, Part};
 use super::streams::Pump;
+use super::timeline::clock_ns;
 use super::watch::watch;
 use crate::control::{HELPED, Ready};
 use crate::pod;
@@ -23,6 +24,7 @@ use crate::runtime::copy::place::open_process;
 use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::record::{Exit, Sandbox, State};
 use crate::state::start_ticks;
+use crate::state::timeline::{Kind, RunTimes};
 
 impl Pod {
     /// The pod could not be started: end what was made, tell `husk run`, and go.
@@ -61,18 +63,31 @@ impl Pod {
 
     /// A pod that nothing was done for yet.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        let mut pause_from = clock_ns();
         let (pending, pidfd) = self.launching()?;
         self.listen(None)?;
-        let helped = self.helped().await?;
-        if !helped {
-            sandbox::prepare(&self.roots, &*self.driver, &self.record)?;
-        }
+        self.step(Kind::Adopt, self.timeline.begun_ns);
+        let helped = match self.helped().await? {
+            Some(times) => {
+                self.run_steps(times);
+                // It was cloned before us.
+                pause_from = times.launched;
+                true
+            }
+            None => {
+                let from = clock_ns();
+                sandbox::prepare(&self.roots, &*self.driver, &self.record)?;
+                self.step(Kind::Places, from);
+                false
+            }
+        };
         self.prepare_first(pidfd.as_fd(), helped)?;
         let (held, warnings) = held(pending).await?;
         self.keeper.confirm().map_err(keeper_error)?;
         for warning in warnings {
             self.warn(warning);
         }
+        self.step(Kind::Sandbox, pause_from);
         self.pause = Some(held.pidfd);
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
@@ -105,20 +120,23 @@ impl Pod {
         Ok((launching, pidfd))
     }
 
-    /// Waits for what `husk run` does meanwhile. True: it has made all that [`sandbox::prepare`] makes, and the places of the first containers.
-    async fn helped(&mut self) -> Result<bool, Error> {
-        let Some(socket) = self.ready.as_ref().filter(|_| self.helper) else { return Ok(false) };
+    /// Waits for what `husk run` does meanwhile. With times: it has made all that [`sandbox::prepare`] makes, and the places of the first containers.
+    async fn helped(&mut self) -> Result<Option<RunTimes>, Error> {
+        let Some(socket) = self.ready.as_ref().filter(|_| self.helper) else { return Ok(None) };
         let io = |e: std::io::Error| Error::io("wait for husk run", &e);
         let watched = watch(socket.try_clone().map_err(io)?).map_err(io)?;
-        let mut byte = [0];
+        let mut message = [0; 1 + RunTimes::BYTES];
         loop {
-            match fd::recv(watched.get_ref().as_fd(), &mut byte, true) {
+            match fd::recv(watched.get_ref().as_fd(), &mut message, true) {
                 Ok(got) => {
                     self.helper = false;
-                    return Ok(got.len == 1 && byte == [HELPED]);
+                    let [word, times @ ..] = &message;
+                    // So little is never cut in two.
+                    let said = got.len == message.len() && *word == HELPED;
+                    return Ok(said.then(|| RunTimes::from_bytes(times)));
                 }
                 Err(Errno::EAGAIN) => watched.readable().await.map_err(io)?.clear_ready(),
-                Err(Errno::ECONNRESET) => return Ok(false),
+                Err(Errno::ECONNRESET) => return Ok(None),
                 Err(e) => return Err(Error::sys("wait for husk run", e)),
             }
         }
@@ -132,7 +150,9 @@ impl Pod {
             return Ok(());
         };
         let placed = self.placed.contains(&index);
+        let from = clock_ns();
         self.prepared = Some((index, container::prepare(&self.context(pause), index, 0, placed)?));
+        self.container_step(Kind::Prepare, index, 0, from);
         Ok(())
     }
 

@@ -12,12 +12,14 @@ use super::keeper::Exited;
 use super::pod::{Instance, Leaving, Pod, now, say};
 use super::slots::{self, Part};
 use super::streams::Pump;
+use super::timeline::clock_ns;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
 use crate::pod;
 use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::events::EventType;
 use crate::state::record::{Exit, State};
+use crate::state::timeline::{Kind, Step};
 
 /// How long output may still come after every process of a container is dead.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
@@ -34,6 +36,8 @@ impl Pod {
         }
         if self.status.sandbox.as_ref().is_some_and(|s| s.pid == exited.pid && !s.ended) {
             self.pause = None;
+            let from = self.timeline.sandbox_end_ns.take();
+            self.step(Kind::EndSandbox, from.unwrap_or_else(clock_ns));
             pod::apply_sandbox_end(&self.record, &mut self.status);
             self.unsaved = true;
         } else if let Some(exec) = self.execs.remove(&exited.pid) {
@@ -50,6 +54,7 @@ impl Pod {
     pub(super) async fn container_exited(&mut self, index: usize, exited: Exited) {
         let State::Running { id, started_at, .. } = self.status.containers[index].state.clone() else { return };
         let attempt = self.status.containers[index].attempt;
+        self.exit_step(index, attempt);
         let instance = self.instance(index, attempt, &id, self.record.driven());
         let cgroup = instance.cgroup.clone();
         // In a shared PID namespace others of the container may live on; they end with it (and with them the writers of its log).
@@ -161,6 +166,7 @@ impl Pod {
 
     /// Has a container's stop signal sent, if it was not sent before.
     pub(super) fn send_stop_signal(&mut self, index: usize) {
+        self.timeline.stopping(index);
         let Some(live) = &self.live[index] else { return };
         let (number, attempt) = (self.status.containers[index].slot, self.status.containers[index].attempt);
         let signal = self.record.containers[index].stop_signal;
@@ -180,6 +186,9 @@ impl Pod {
     }
 
     pub(super) fn kill(&mut self, index: usize) {
+        if self.live[index].is_some() {
+            self.kill_step(index);
+        }
         if let Some(live) = &self.live[index] {
             let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);
         }
@@ -231,10 +240,18 @@ impl Pod {
     }
 
     pub(super) fn remove(&mut self) {
+        let from = clock_ns();
+        let mut steps = self.stop_steps();
         let record = Some(&self.record);
         let done = remove::pod(&self.roots, &*self.driver, &self.record.id, record, false);
         let answer = match done {
-            Ok(()) => Response::Ok,
+            Ok(()) => {
+                steps.push(Step { stop: true, ..Step::new(Kind::Remove, from, clock_ns()) });
+                for reply in self.waiting_for_steps.drain(..) {
+                    let _ = reply.send((Response::Ended { steps: steps.clone() }, None));
+                }
+                Response::Ok
+            }
             Err(errors) => {
                 let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 say("error", &message);

@@ -27,6 +27,7 @@ pub mod server;
 pub mod slots;
 mod start;
 pub mod streams;
+mod timeline;
 pub mod upgrade;
 pub mod watch;
 
@@ -38,6 +39,7 @@ use crate::state::pods::PodDir;
 
 /// `husk supervisor ROOT STATE UID`: keeper's child; not for users.
 pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let begun_ns = timeline::clock_ns();
     let (Some(root), Some(state), Some(uid), None) = (args.next(), args.next(), args.next(), args.next()) else {
         eprintln!("husk supervisor is started by husk run, not by hand");
         return ExitCode::from(2);
@@ -50,7 +52,7 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     };
     let [ready, report, pause] =
         [proto::KEEPER_READY_FD, proto::KEEPER_REPORT_FD, proto::KEEPER_PAUSE_FD].map(|fd| fd::inherit(fd).ok());
-    let first = ready.map(|ready| First { ready, pause: pause.zip(report) });
+    let first = ready.map(|ready| First { ready, pause: pause.zip(report), begun_ns });
     match supervise(roots, &uid.to_string_lossy(), socket, first) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -67,6 +69,8 @@ pub struct First {
     pub ready: OwnedFd,
     /// pidfd and socket of a pause that was cloned ahead of us.
     pub pause: Option<(OwnedFd, OwnedFd)>,
+    /// When we began, CLOCK_BOOTTIME.
+    pub begun_ns: u64,
 }
 
 fn supervise(roots: Roots, uid: &str, socket: OwnedFd, first: Option<First>) -> Result<(), Error> {

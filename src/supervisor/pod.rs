@@ -19,6 +19,7 @@ use super::oom::{Killed, Watching};
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
+use super::timeline::{Timeline, clock_ns};
 use super::upgrade::version;
 use super::watch::watch;
 use crate::cgroup::Cgroupfs;
@@ -30,6 +31,7 @@ use crate::state::Roots;
 use crate::state::events::Event;
 use crate::state::pods::PodDir;
 use crate::state::record::{Deletion, PodRecord, Status};
+use crate::state::timeline::Kind;
 
 /// How many turns of the scheduler the last answers get; each needs one.
 const LAST_TURNS: u32 = 16;
@@ -114,6 +116,8 @@ pub struct Pod {
     /// pids whose exit is in the status, to be reaped once that is on disk.
     pub(super) to_reap: Vec<i32>,
     pub(super) waiting_for_end: Vec<Reply>,
+    /// The same, and wants to hear of the steps.
+    pub(super) waiting_for_steps: Vec<Reply>,
     /// Who waits for a container's end, by its id, and whether it shall be removed then.
     pub(super) waiting_for_exit: Vec<Waiting>,
     /// Who is attached to an instance of a container, by its id.
@@ -135,6 +139,8 @@ pub struct Pod {
     pub(super) over: bool,
     /// Events that are not in their file yet.
     pub(super) events: Vec<Event>,
+    /// Steps of starts and stops.
+    pub(super) timeline: Timeline,
     /// A successor comes after us.
     pub(super) handed_over: bool,
     /// The task that accepts connections.
@@ -162,6 +168,7 @@ impl Pod {
         let io = |doing: &'static str| move |e: std::io::Error| Error::io(doing, &e);
         let copy = keeper.as_fd().try_clone_to_owned().map_err(io("duplicate the socket to keeper"))?;
         let staging = staging(&mut keeper, first.is_some())?;
+        let timeline = Timeline::new(first.as_ref().map_or(0, |first| first.begun_ns));
         let (ready, ahead) = first.map_or((None, None), |first| (Some(first.ready), first.pause));
         let (command_sender, commands) = mpsc::unbounded_channel();
         let (killed_sender, kills) = mpsc::unbounded_channel();
@@ -187,6 +194,7 @@ impl Pod {
             complained: false,
             to_reap: Vec::new(),
             waiting_for_end: Vec::new(),
+            waiting_for_steps: Vec::new(),
             waiting_for_exit: Vec::new(),
             attached: Vec::new(),
             waiting_for_resize: Vec::new(),
@@ -200,6 +208,7 @@ impl Pod {
             naming: None,
             over: false,
             events: Vec::new(),
+            timeline,
             handed_over: false,
             serving: None,
         })
@@ -227,8 +236,12 @@ impl Pod {
         match settled {
             Ok(wake) => {
                 let warnings = std::mem::take(&mut self.warnings);
+                if self.ready.is_some() {
+                    self.moment(Kind::Answer);
+                }
                 self.answer_run(&Ready::Started { warnings });
                 self.write_events();
+                self.write_timeline();
                 // From here on this process mostly sleeps.
                 memory::release_free();
                 let mut wake = wake;
@@ -240,6 +253,7 @@ impl Pod {
                         wake = self.settle().await?;
                     }
                     self.write_events();
+                    self.write_timeline();
                 }
             }
             Err(e) => self.undo(&e).await?,
@@ -399,6 +413,7 @@ impl Pod {
                 self.unsaved = true;
             }
             Action::EndSandbox => {
+                self.timeline.sandbox_end_ns.get_or_insert_with(clock_ns);
                 self.leave_network().await;
                 if let Some(pause) = &self.pause
                     && let Err(e) = process::pidfd_send_signal(pause.as_fd(), libc::SIGKILL)
@@ -416,7 +431,12 @@ impl Pod {
     async fn command(&mut self, command: Command) {
         let Command { request, fds, reply, connection } = command;
         match request {
-            Request::Delete { grace_seconds, force, nowait } => self.delete(grace_seconds, force, nowait, reply),
+            Request::Delete { grace_seconds, force, nowait, timeline } => {
+                if timeline && !nowait {
+                    self.waiting_for_steps.push(reply.clone());
+                }
+                self.delete(grace_seconds, force, nowait, reply);
+            }
             Request::Exec { container, argv, tty, size, timeout_ms } => {
                 let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0 };
                 self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
@@ -434,6 +454,7 @@ impl Pod {
     }
 
     fn delete(&mut self, grace_seconds: Option<u64>, force: bool, nowait: bool, reply: Reply) {
+        self.moment(Kind::Asked);
         let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
         let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
         let before: Option<Deletion> = self.status.deletion.clone();

@@ -14,6 +14,7 @@ use super::log::{ContainerLog, Stream};
 use super::pod::{Live, Pod, keeper_error, now, say};
 use super::slots::{self, Part};
 use super::streams::{Pump, pump};
+use super::timeline::clock_ns;
 use super::watch::watch;
 use crate::cgroup::CgroupDriver;
 use crate::pod;
@@ -21,6 +22,7 @@ use crate::runtime::{Error, container};
 use crate::state::events::EventType;
 use crate::state::record::Exit;
 use crate::state::start_ticks;
+use crate::state::timeline::Kind;
 
 /// How long the set-up of one container may take before it is given up.
 const CREATE_PATIENCE: Duration = Duration::from_secs(120);
@@ -83,16 +85,28 @@ impl Pod {
     pub(super) async fn start(&mut self, index: usize, attempt: u32) -> Result<(), Error> {
         let name = self.record.containers[index].name.clone();
         let in_container = |what: String| Error::Container { container: name.clone(), what };
+        let mut prepared_ns = None;
         let ahead = self.prepared.take_if(|(of, _)| *of == index && attempt == 0);
         let pause = self.pause.as_ref().ok_or_else(|| in_container("the sandbox is gone".into()))?;
         let context = self.context(pause.as_fd());
         let prepared = match ahead {
             Some((_, prepared)) => prepared,
-            None => container::prepare(&context, index, attempt, attempt == 0 && self.placed.contains(&index))?,
+            None => {
+                let from = clock_ns();
+                let placed = attempt == 0 && self.placed.contains(&index);
+                let prepared = container::prepare(&context, index, attempt, placed)?;
+                prepared_ns = Some((from, clock_ns()));
+                prepared
+            }
         };
         let instance = self.instance(index, attempt, &prepared.id, false);
         let cgroup = instance.cgroup.clone();
+        let from = clock_ns();
         let launched = prepared.launch(&context, index);
+        if let Some((from, to)) = prepared_ns {
+            self.past_step(Kind::Prepare, index, attempt, from, to);
+        }
+        self.container_step(Kind::Create, index, attempt, from);
         let image = format!("Container image {:?} already present on machine", self.record.containers[index].image_ref);
         self.container_event(EventType::Normal, "Pulled", index, &image);
         let done = match launched {
@@ -123,6 +137,7 @@ impl Pod {
         attempt: u32,
         created: container::Created,
     ) -> Result<(), Error> {
+        let from = clock_ns();
         let container::Created { id, mut process, output, stdin, start } = created;
         let number = self.status.containers[index].slot;
         let slot = |part| slots::of(number, attempt, part);
@@ -163,6 +178,7 @@ impl Pod {
             return Err(e.into());
         }
         self.unsaved = false;
+        let from = self.container_step(Kind::Record, index, attempt, from);
         let released = fd::write(start.as_fd(), b"1");
         let executed = self.executed(index, &mut process).await;
         if let Err(e) = executed.and(released.map(drop).map_err(|e| Error::sys("release the process", e))) {
@@ -170,6 +186,7 @@ impl Pod {
             self.unsaved = true;
             return Err(e);
         }
+        self.container_step(Kind::Execute, index, attempt, from);
         self.container_event(EventType::Normal, "Started", index, "Container started");
         // Released and executed: the start pipe has no reader any more.
         self.keeper.drop_slot(slot(Part::Start)).map_err(keeper_error)

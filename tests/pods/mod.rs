@@ -19,6 +19,7 @@ mod sandbox;
 mod state;
 mod stdin;
 mod termination;
+mod timeline;
 mod top;
 mod update;
 mod upgrade;

@@ -29,7 +29,7 @@ use super::helper::Helper;
 use crate::network::cni::{self, Attachment, NetworkList, Plugins, Valid, config, exec};
 use crate::network::config::Cni;
 use crate::state::attachments::Place;
-use crate::state::{Roots, start_ticks};
+use crate::state::{LockMode, Roots, start_ticks};
 
 /// What `main` knows the helper by; not for users.
 pub const HELPER: &str = "cni";
@@ -53,6 +53,9 @@ const LATER: Duration = Duration::from_secs(1);
 const STRAY_PATIENCE: Duration = Duration::from_secs(2);
 /// What a helper may take beyond its plugins' time.
 const MARGIN: Duration = Duration::from_secs(5);
+
+const COLLECTING: &str = "CNI plugins have been collecting all the time; try again later";
+const ADDING: &str = "CNI plugins have been adding pods all the time; try again later";
 
 /// The process that holds a pod's network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -463,6 +466,9 @@ fn perform_add(roots: &Roots, id: &str, holder: Holder) -> Answer {
 }
 
 fn add(roots: &Roots, id: &str, holder: Holder, more: &mut Vec<String>) -> Result<Vec<IpAddr>, Error> {
+    // Not while somebody has plugins release what is of no pod that he knows.
+    let together = roots.lock_attachments(LockMode::Shared, Instant::now() + TURN_PATIENCE)?;
+    let _together = together.ok_or_else(|| Error::Host { what: COLLECTING.into() })?;
     let place = turn(roots.attachment_place(id, Instant::now() + TURN_PATIENCE)?, id)?;
     let unknown = || Error::Internal { what: format!("pod {id} is in no CNI network") };
     let mut kept: Kept = place.read()?.ok_or_else(unknown)?;
@@ -541,10 +547,12 @@ fn perform_status(config: &Cni) -> Result<Option<()>, Error> {
 fn perform_gc(roots: &Roots, config: &Cni) -> Result<Option<()>, Vec<Error>> {
     let one = |e: Error| vec![e];
     let network = load(config).map_err(one)?;
-    // Held to the end, so that none of them is taken back, or added, meanwhile.
+    let deadline = Instant::now() + TURN_PATIENCE;
+    // Held to the end, so that no pod is added, or taken back, meanwhile.
+    let alone = roots.lock_attachments(LockMode::Exclusive, deadline).map_err(|e| one(e.into()))?;
+    let _alone = alone.ok_or_else(|| one(Error::Host { what: ADDING.into() }))?;
     let mut places_of_pods = Vec::new();
     let mut valid = Vec::new();
-    let deadline = Instant::now() + TURN_PATIENCE;
     for id in roots.attached().map_err(|e| one(e.into()))? {
         let Some(place) = roots.attachment_place(&id, deadline).map_err(|e| one(e.into()))? else {
             if roots.has_attachment(&id) {

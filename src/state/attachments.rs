@@ -1,6 +1,7 @@
 //! What is kept about pods in networks of others: below `--root`, for an address is taken until it is given back, also across a reboot.
 //!
 //! ```text
+//! <root>/cni/                      locked (flock) by whoever adds a pod, together; or by who collects, alone
 //! <root>/cni/<id>/                 locked (flock) by whoever calls plugins for the pod
 //!                 attachment.json  how they are called; written before the first one is
 //! ```
@@ -69,6 +70,23 @@ impl Roots {
     /// Whether something is kept about a pod.
     pub fn has_attachment(&self, id: &str) -> bool {
         self.attachments().join(id).exists()
+    }
+
+    /// Locks all places together: shared by whoever adds a pod, exclusive for who must see all there are. `None` when others have it still at `deadline`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn lock_attachments(&self, mode: LockMode, deadline: Instant) -> Result<Option<Lock>, Error> {
+        super::make_private(&self.attachments())?;
+        loop {
+            if let Some(lock) = Lock::attempt(&self.attachments(), mode)? {
+                return Ok(Some(lock));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Makes a pod's place, or takes the one that is there, and waits until nobody else has it; `None` when somebody has it still at `deadline`.
@@ -160,12 +178,7 @@ impl Place {
                 _ => {}
             }
         }
-        std::fs::remove_dir(&self.dir).map_err(|e| Error::io("remove", &self.dir, &e))?;
-        // The directory above goes with the last one.
-        if let Some(above) = self.dir.parent() {
-            let _ = std::fs::remove_dir(above);
-        }
-        Ok(())
+        std::fs::remove_dir(&self.dir).map_err(|e| Error::io("remove", &self.dir, &e))
     }
 }
 
@@ -191,7 +204,9 @@ mod tests {
         std::fs::write(place.dir.join(FILE), r#"{"version":9,"attachment":1}"#).unwrap();
         assert!(place.read::<u32>().unwrap_err().to_string().contains("version 9"));
         place.remove().unwrap();
-        assert!(roots.attached().unwrap().is_empty() && !dir.join("cni").exists());
+        assert!(roots.attached().unwrap().is_empty());
+        let shared = roots.lock_attachments(LockMode::Shared, now).unwrap();
+        assert!(shared.is_some() && roots.lock_attachments(LockMode::Exclusive, now).unwrap().is_none());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

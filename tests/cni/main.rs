@@ -142,7 +142,7 @@ impl Network {
 
     /// Nothing is kept about any pod any more.
     fn forgotten(&self) -> bool {
-        !self.host.root.join("cni").exists()
+        fs::read_dir(self.host.root.join("cni")).into_iter().flatten().count() == 0
     }
 }
 

@@ -161,3 +161,75 @@ fn the_first_network_by_name_counts_and_a_broken_one_is_no_reason_to_take_the_ne
     assert!(said.contains("CNI plugin absent of network x: find it: there is no such plugin in"), "{said}");
     assert!(net.calls("only").is_empty() && net.forgotten());
 }
+
+/// Asks the helper that calls plugins, as husk does.
+fn ask(net: &Network, task: &serde_json::Value) -> serde_json::Value {
+    let output = net.job(&["cni", &task.to_string()]).finish();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"))
+}
+
+#[test]
+fn check_asks_every_plugin_with_the_result_and_tells_what_one_misses() {
+    let net = Network::new(60);
+    let broken = net.host.dir.join("broken");
+    net.script("first", GOOD);
+    net.script("second", &format!(
+        "if [ $CNI_COMMAND = CHECK ] && [ -e {} ]; then echo '{{\"code\":100,\"msg\":\"a rule is missing\"}}'; exit 1; fi\n{GOOD}",
+        broken.display()
+    ));
+    net.conflist("1.0.0", json!([{"type": "first"}, {"type": "second"}]));
+    let pod = net.run("checked", &pod("checked"));
+    let task = json!({"check": {"root": net.host.root, "id": pod.record().id}});
+    assert_eq!(ask(&net, &task), json!("done"));
+    assert_eq!(net.calls("first"), ["ADD", "CHECK"]);
+    assert_eq!(net.call("first", 1)[2], format!("/proc/{}/ns/net", pod.pause()));
+    assert_eq!(net.input("first", 1)["prevResult"], net.input("second", 1)["prevResult"]);
+    fs::write(&broken, "").expect("break something");
+    let said = ask(&net, &task).to_string();
+    assert!(said.contains("CNI plugin second of network pods: CHECK: a rule is missing (code 100)"), "{said}");
+    assert_eq!(ask(&net, &json!({"check": {"root": net.host.root, "id": "nobody"}})), json!("unasked"));
+}
+
+#[test]
+fn check_is_not_called_where_the_network_forbids_it() {
+    let net = Network::new(60);
+    net.script("only", GOOD);
+    let list = json!({"cniVersion": "1.0.0", "name": "pods", "disableCheck": true, "plugins": [{"type": "only"}]});
+    fs::write(net.conf_dir.join("10-pods.conflist"), list.to_string()).expect("write a network");
+    let pod = net.run("unchecked", &pod("unchecked"));
+    assert_eq!(ask(&net, &json!({"check": {"root": net.host.root, "id": pod.record().id}})), json!("unasked"));
+    assert_eq!(net.calls("only"), ["ADD"]);
+}
+
+#[test]
+fn gc_names_the_pods_that_are_there_and_status_makes_the_network_ready() {
+    let net = Network::new(60);
+    let down = net.host.dir.join("down");
+    let answer = GOOD.replace("1.0.0", "1.1.0");
+    net.script("only", &format!(
+        "if [ $CNI_COMMAND = STATUS ] && [ -e {} ]; then echo '{{\"code\":50,\"msg\":\"the daemon is down\"}}'; exit 1; fi\n{answer}",
+        down.display()
+    ));
+    net.conflist("1.1.0", json!([{"type": "only"}]));
+    let pod = net.run("kept", &pod("kept"));
+    let output = net.job(&["gc", "--cni"]).finish();
+    assert_eq!(output.code, Some(0), "{output}");
+    assert_eq!(net.calls("only"), ["ADD", "GC"]);
+    let valid = json!([{"containerID": pod.record().id, "ifname": "eth0"}]);
+    assert_eq!(net.input("only", 1)["cni.dev/valid-attachments"], valid);
+    let ready = || {
+        let output = net.job(&["cri", "Status"]).stdin("{}").finish();
+        let answer: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+        let conditions = answer["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|c| c["type"] == "NetworkReady").expect("a condition")
+    };
+    assert_eq!(ready()["status"], true);
+    fs::write(&down, "").expect("stop the daemon");
+    let condition = ready();
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!(false), &json!("NetworkPluginNotReady")));
+    assert!(
+        condition["message"].to_string().contains("the daemon is down (code 50: plugin not available)"),
+        "{condition}"
+    );
+}

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cgroup::{Cgroupfs, DriverKind, systemd};
 use crate::cri::messages::*;
 use crate::network::Mode;
-use crate::runtime::Settings;
+use crate::runtime::{self, Settings};
 use crate::state::Roots;
 
 pub(super) fn status(roots: &Roots, settings: &Settings, request: &StatusRequest) -> StatusResponse {
@@ -25,7 +25,11 @@ pub(super) fn status(roots: &Roots, settings: &Settings, request: &StatusRequest
             "LoopbackOnly",
             "a pod has a network namespace of its own with a loopback interface, or the host's network; there are no pod addresses",
         ),
-        Mode::Bridge | Mode::Cni => condition("NetworkReady", true, "", ""),
+        Mode::Bridge => condition("NetworkReady", true, "", ""),
+        Mode::Cni => match runtime::cni::status(&settings.network.cni) {
+            Ok(_) => condition("NetworkReady", true, "", ""),
+            Err(e) => condition("NetworkReady", false, "NetworkPluginNotReady", &e.to_string()),
+        },
     };
     let mut info = std::collections::BTreeMap::new();
     if request.verbose {

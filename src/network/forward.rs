@@ -281,12 +281,8 @@ fn from_fd(made: OwnedFd) -> TcpSocket {
 
 /// Every fd that a connection takes is one of ours: as many as we may have.
 pub fn raise_fd_limit() {
-    if let Ok(limit) = process::prlimit(0, libc::RLIMIT_NOFILE as u32, None) {
+    if let Ok(limit) = process::prlimit(0, libc::RLIMIT_NOFILE, None) {
         // With fewer there are fewer connections, and those that do not fit are told.
-        let _ = process::prlimit(
-            0,
-            libc::RLIMIT_NOFILE as u32,
-            Some(process::Limit { soft: limit.hard, hard: limit.hard }),
-        );
+        let _ = process::prlimit(0, libc::RLIMIT_NOFILE, Some(process::Limit { soft: limit.hard, hard: limit.hard }));
     }
 }

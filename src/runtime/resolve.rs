@@ -111,6 +111,12 @@ fn sandbox(settings: &Settings, pod: &Pod, spec: &PodSpec, limits: Limits) -> Re
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         Error::Image { field: format!("pod {name}: {}", network::first_host_port(spec)), what }
     })?;
+    if let Some(field) = super::wishes::misplaced(&pod.metadata, network.mode) {
+        let what =
+            format!("is for the plugins of --network cni, and this pod has the network {}; remove it", network.mode);
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        return Err(Error::Image { field: format!("pod {name}: {field}"), what });
+    }
     Ok(SandboxRecord {
         hostname: hostname(pod),
         host_network: network.mode == crate::network::Mode::Host,

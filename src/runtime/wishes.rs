@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Error;
 use super::cni::Wish;
 use crate::manifest::quantity;
-use crate::network::Port;
+use crate::network::{Mode, Port};
 use crate::state::record::PodRecord;
 
 /// As Kubernetes has them, with the words of the `bandwidth` capability.
@@ -35,6 +35,13 @@ pub fn of(record: &PodRecord) -> Result<Vec<Wish>, Error> {
         wishes.push(Wish { capability: "io.kubernetes.cri.pod-annotations", value: json!(annotations), field: None });
     }
     Ok(wishes)
+}
+
+/// The first annotation that only plugins could fulfil, for a pod that has none; its path.
+pub fn misplaced(pod: &ObjectMeta, mode: Mode) -> Option<String> {
+    let keys = BANDWIDTH.iter().map(|(key, ..)| key).chain(OWN.iter().map(|(_, key)| key));
+    let annotations = pod.annotations.as_ref().filter(|_| mode != Mode::Cni)?;
+    keys.copied().find(|key| annotations.contains_key(*key)).map(|key| format!("metadata.annotations[{key:?}]"))
 }
 
 fn ports(ports: &[Port]) -> Vec<Wish> {
@@ -128,6 +135,10 @@ mod tests {
         );
         let own = [("husk.dev/cni-ips", r#"["10.0.0.7/24"]"#), ("husk.dev/cni-mac", "02:00:00:00:00:07")];
         assert_eq!(read(&own).unwrap(), json!({"ips": ["10.0.0.7/24"], "mac": "02:00:00:00:00:07"}));
+        let annotations = Some(BTreeMap::from([("husk.dev/cni-mac".to_owned(), String::new())]));
+        let pod = ObjectMeta { annotations, ..ObjectMeta::default() };
+        assert_eq!(misplaced(&pod, Mode::Cni), None);
+        assert_eq!(misplaced(&pod, Mode::Bridge).as_deref(), Some("metadata.annotations[\"husk.dev/cni-mac\"]"));
         for (key, value) in [
             ("kubernetes.io/ingress-bandwidth", "1"),
             ("kubernetes.io/ingress-bandwidth", "2P"),

@@ -18,6 +18,7 @@ mod keys;
 mod log_reader;
 mod logs;
 mod names;
+mod network_command;
 mod out;
 mod port_forward;
 mod relay;
@@ -92,7 +93,7 @@ struct Global {
 #[derive(Debug, Args)]
 struct NetworkOption {
     /// The network of new pods: bridge (addresses of husk's), cni (plugins), host or none (a loopback interface) [default: what the
-    /// configuration says, else none]
+    /// configuration says, else bridge]
     #[arg(long, env = "HUSK_NETWORK", hide_env_values = true, value_name = "MODE", hide_possible_values = true, value_parser = network_modes())]
     network: Option<network::Mode>,
 }
@@ -174,6 +175,7 @@ commands! {
     "Show what pods use: CPU, memory, network, disks" "top" Top(top::Top),
     "Load, import, list and remove images" "image" Image(image::Image),
     "Remove what pods left behind that were killed with their keeper" "gc" Gc(gc::Gc),
+    "Verify and repair the network of pods" "network" Network(network_command::Network),
     "Speak CRI in JSON over standard input and output" "cri" Cri(cri::Cri),
     "Have pods that run looked after by this version of husk" "upgrade" Upgrade(upgrade::Upgrade),
     "Print the version" "version" Version(version::Version),

@@ -28,7 +28,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            mode: Mode::None,
+            mode: Mode::Bridge,
             bridge: None,
             ipv4: Wanted::Auto,
             ipv6: Wanted::Auto,

@@ -1,6 +1,8 @@
 //! The network of pods: what is wanted, what a pod was given, and how it is made and taken away.
 //!
 //! * [`config`]: what the configuration file says; [`range`]: address ranges
+//! * [`instance`]: the bridge of an instance; [`lease`]: who has which address; [`bridge`]: a pod on it
+//! * [`netlink`], [`route`], [`nft`]: how the kernel is talked to; [`netns`], [`sysctl`]: where it is told and what else it is told
 //! * [`Plan`]: what was decided about one pod, in its record before anything is made; [`Status`]: what it has
 //!
 //! Nothing here knows pods, images or records beyond the plain data that it is given: `runtime::network` brings both together. Nothing
@@ -11,14 +13,23 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod bridge;
 pub mod cni;
 pub mod config;
 pub mod error;
 pub mod forward;
+pub mod instance;
+pub mod lease;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
 pub mod range;
+pub mod route;
+pub mod sysctl;
 
 pub use config::Config;
 pub use error::Error;
+pub use instance::{Home, Instance};
 pub use range::Range;
 
 /// Where a pod's network comes from.
@@ -173,6 +184,17 @@ pub struct PodAddress {
     pub gateway: IpAddr,
     /// How many bits of both are the range's.
     pub prefix: u8,
+}
+
+/// FNV-1a, as names that follow from it must stay the same in every build.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The MAC address that goes with a number: with the same address comes the same one, so that nobody remembers a wrong one.
+fn mac(number: u32) -> [u8; 6] {
+    let [a, b, c, d] = number.to_be_bytes();
+    [0x0a, 0x58, a, b, c, d]
 }
 
 /// What a pod has, once it was made.

@@ -5,6 +5,7 @@
 //! 3. [`attach`], once pause has its network namespace and before the first container starts. Whatever of it is there already is fine.
 //! 4. [`detach`], when the sandbox is gone. Whatever of it is gone already is fine, too.
 
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
 use k8s_openapi::api::core::v1::PodSpec;
@@ -13,6 +14,8 @@ use super::{Error, cni};
 use crate::network::{self, Config, Mode, Plan, Port, Protocol, Status};
 use crate::state::Roots;
 use crate::state::record::PodRecord;
+
+pub mod bridged;
 
 impl From<network::Error> for Error {
     fn from(e: network::Error) -> Error {
@@ -89,9 +92,7 @@ pub fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) -> Result
             };
             cni::register(roots, &config.cni, &named, super::wishes::of(record)?)
         }
-        mode @ Mode::Bridge => {
-            Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
-        }
+        Mode::Bridge => bridged::reserve(roots, config, record),
     }
 }
 
@@ -99,25 +100,38 @@ pub fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) -> Result
 ///
 /// # Errors
 /// The kernel's. What was made goes with the pod.
-pub fn attach(_roots: &Roots, record: &PodRecord, _pause: BorrowedFd<'_>) -> Result<Status, Error> {
-    match record.sandbox.network.mode {
-        Mode::None | Mode::Host | Mode::Cni => Ok(Status::default()),
-        mode @ Mode::Bridge => {
-            Err(Error::Host { what: format!("network mode {mode} is not supported yet; use none or host") })
+pub fn attach(roots: &Roots, record: &PodRecord, pause: BorrowedFd<'_>) -> Result<Status, Error> {
+    let plan = &record.sandbox.network;
+    let place = plan.place.as_ref();
+    let host_ips =
+        network::bridge::host_addresses(&network::bridge::route_socket()?, place.map(|p| p.bridge.as_str()))?;
+    match plan.mode {
+        Mode::None => Ok(Status { host_ips, ..Status::default() }),
+        Mode::Host => Ok(Status { ips: host_ips.clone(), host_ips, ..Status::default() }),
+        Mode::Bridge => {
+            let ips = bridged::attach(roots, record, pause)?;
+            Ok(Status { ips, host_ips, interface: network::bridge::INTERFACE.into() })
         }
+        // The addresses are what the plugins will say.
+        Mode::Cni => Ok(Status { host_ips, ..Status::default() }),
     }
 }
 
 /// Takes away what a pod's network has outside its namespace, whose end takes the rest. `record`: when it can be read.
-pub fn detach(roots: &Roots, id: &str, _record: Option<&PodRecord>) -> Vec<Error> {
+pub fn detach(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<Error> {
     // Nothing of the pod itself is left by that: its end does not depend on a stranger's program.
     if let Some(e) = cni::delete(roots, id, None, true) {
         super::say::say("warn", format_args!("{e}, continuing; husk gc tries it again"));
     }
-    Vec::new()
+    match record.map(|record| record.sandbox.network.mode) {
+        Some(Mode::None | Mode::Host | Mode::Cni) => Vec::new(),
+        Some(Mode::Bridge) | None => bridged::detach(roots, id, record).err().into_iter().collect(),
+    }
 }
 
 /// Takes away what belongs to no known pod; what could not be is returned.
-pub fn gc(roots: &Roots, _known: &std::collections::HashSet<String>) -> Vec<Error> {
-    cni::gc(roots)
+pub fn gc(roots: &Roots, known: &HashSet<String>) -> Vec<Error> {
+    let mut failed = cni::gc(roots);
+    failed.extend(bridged::gc(roots, known));
+    failed
 }

@@ -64,6 +64,16 @@ impl Design {
             tmpfs.push(oci::Tmpfs { path, size_bytes: v.size_bytes, mode: 0o777, noexec: false });
         }
         let mut sysctls = Vec::new();
+        if !sandbox.host_network {
+            // containerd's `enable_unprivileged_ports` and `enable_unprivileged_icmp`: what is the pod's own needs no capability.
+            for (name, value) in
+                [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+            {
+                if !sandbox.sysctls.iter().any(|(own, _)| own == name) {
+                    sysctls.push((text(name.replace('.', "/"))?, text(value.into())?));
+                }
+            }
+        }
         for (name, value) in &sandbox.sysctls {
             sysctls.push((text(name.replace('.', "/"))?, text(value.clone())?));
         }
@@ -168,7 +178,7 @@ fn driven_hosts(hostname: &str) -> String {
     dns::hosts(&Pod { metadata, ..Pod::default() }, &[], None)
 }
 
-/// Frees what a finished pod needs no more: cgroups, volumes, upper directories. Its records and logs stay.
+/// Frees what a finished pod needs no more: cgroups, addresses, volumes, upper directories. Its records and logs stay.
 ///
 /// # Errors
 /// All that could not be removed.

@@ -67,6 +67,7 @@ impl Pod {
         let (pending, pidfd) = self.launching()?;
         self.listen(None)?;
         self.step(Kind::Adopt, self.timeline.begun_ns);
+        let ports = self.reserve_ports()?;
         let helped = match self.helped().await? {
             Some(times) => {
                 self.run_steps(times);
@@ -100,6 +101,7 @@ impl Pod {
             attempt: 0,
             network: Some(Box::new(network)),
         });
+        self.serve_ports(ports);
         // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
         self.unsaved = true;
         Ok(())
@@ -176,6 +178,12 @@ impl Pod {
                 self.unsaved = true;
             }
         }
+        let ports = self.reserve_ports().unwrap_or_else(|e| {
+            say("warn", format_args!("{e}, continuing without it"));
+            Vec::new()
+        });
+        self.note_addresses();
+        self.serve_ports(ports);
         let attempts: Vec<u32> = self.status.containers.iter().map(|c| c.attempt).collect();
         let slots = self.keeper.slots().map_err(keeper_error)?;
         self.recover_execs(&slots)?;

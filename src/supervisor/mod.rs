@@ -22,6 +22,7 @@ pub mod log;
 mod network;
 mod oom;
 pub mod pod;
+mod ports;
 mod resize;
 pub mod server;
 pub mod slots;

@@ -32,6 +32,7 @@ impl Pod {
             status.ips = cni::added(&self.record.full_name(), answer(working).await?)?;
             status.interface = INTERFACE.to_owned();
         }
+        self.pod_addresses.borrow_mut().clone_from(&status.ips);
         hosts::own(&self.roots, &self.record, &status.ips)?;
         self.unnamed = true;
         self.tell_of_dns();

@@ -105,6 +105,8 @@ pub struct Pod {
     pub(super) prepared: Option<(usize, container::Prepared)>,
     /// pause, while it lives.
     pub(super) pause: Option<OwnedFd>,
+    /// Addresses of the sandbox, for those who serve its host ports.
+    pub(super) pod_addresses: Rc<RefCell<Vec<std::net::IpAddr>>>,
     pub(super) live: Vec<Option<Live>>,
     /// Instances whose end is in the status, to be freed once that is on disk and their output in the log.
     pub(super) leaving: Vec<Leaving>,
@@ -187,6 +189,7 @@ impl Pod {
             placed: Vec::new(),
             prepared: None,
             pause: None,
+            pod_addresses: Rc::default(),
             live,
             leaving: Vec::new(),
             execs: HashMap::new(),

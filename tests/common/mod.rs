@@ -7,6 +7,7 @@
 
 pub mod image;
 pub mod inject;
+pub mod netns;
 pub mod outside;
 pub mod run;
 pub mod skip;
@@ -51,6 +52,8 @@ pub struct Host {
     /// `--cgroup-driver`, unless it is the default.
     pub cgroup_driver: Option<&'static str>,
     before: Snapshot,
+    /// Where this thread was before; `None`: it was in a namespace of the test's own already.
+    _netns: Option<netns::Own>,
     _turn: Turn,
 }
 
@@ -112,8 +115,10 @@ impl Host {
         let dir = std::env::temp_dir().join(format!("husk-test-{}-{number}", std::process::id()));
         fs::create_dir(&dir).expect("make the test's own directory");
         let (root, state) = (dir.join("root"), dir.join("state"));
+        // A bridge, a table and ports of the host are this test's alone, and go with it.
+        let netns = (!matches!(turn, Turn::Borrowed)).then(netns::Own::enter);
         let before = Snapshot::take(&dir, &state);
-        Host { dir, root, state, cgroup_driver: None, before, _turn: turn }
+        Host { dir, root, state, cgroup_driver: None, before, _netns: netns, _turn: turn }
     }
 
     /// Runs `husk` on this host's roots until it ends.

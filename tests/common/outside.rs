@@ -21,8 +21,10 @@ pub struct Snapshot {
     files: BTreeSet<String>,
     /// Locks held on files below the test's directory.
     locks: BTreeSet<String>,
-    /// Network interfaces of the host.
+    /// Network interfaces of the namespace that this thread is in.
     interfaces: BTreeSet<String>,
+    /// Tables of the packet filter there.
+    tables: BTreeSet<String>,
 }
 
 impl Snapshot {
@@ -35,7 +37,8 @@ impl Snapshot {
             mounts: mounts(dir),
             files: files(dir),
             locks: locks(dir),
-            interfaces: names(Path::new("/sys/class/net")),
+            interfaces: interfaces(),
+            tables: super::netns::tables(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Snapshot {
             ("file", &self.files, &after.files),
             ("lock", &self.locks, &after.locks),
             ("interface", &self.interfaces, &after.interfaces),
+            ("nftables table", &self.tables, &after.tables),
         ];
         sets.iter()
             .flat_map(|(kind, before, after)| after.difference(before).map(move |item| format!("{kind} {item}")))
@@ -278,6 +282,9 @@ fn files(dir: &Path) -> BTreeSet<String> {
                 inner.components().count() == 1 && (path.is_dir() || path.metadata().is_ok_and(|meta| meta.len() == 0));
             // `root/state-directory` ties the root to its state directory for good.
             let frame = frame || inner == Path::new("state-directory");
+            // The ranges of pods are chosen for good, too.
+            let frame = frame
+                || ["network/instance.json", "network/lock", "network/leases"].iter().any(|p| inner == Path::new(p));
             if first != "images" && first != "image" && !frame {
                 found.insert(path.display().to_string());
             }
@@ -307,13 +314,10 @@ fn locks(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-fn names(dir: &Path) -> BTreeSet<String> {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+/// `/sys/class/net` would be those of whoever mounted it.
+fn interfaces() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("read the list of interfaces");
+    table.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
 /// A value of `/proc/<pid>/status`.

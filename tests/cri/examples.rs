@@ -16,7 +16,8 @@ fn drive(program: &str, file: &str) {
     assert_eq!(output.code, Some(0), "{output}");
     assert!(output.out().contains("<h1>Hello from quickstart, a pod on this host</h1>"), "{output}");
     assert!(output.out().contains("server: bye"), "{output}");
-    // The pod is gone without our doing.
+    // The pod is gone without our doing; the bridge, which pods share, is not.
+    host.ok(&["gc"]);
     host.assert_untouched();
 }
 

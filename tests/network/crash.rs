@@ -1,0 +1,67 @@
+//! Whoever is killed leaves nothing that gc does not take.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use super::common::netns::sh;
+use super::common::outside::alive;
+use super::common::wait_for;
+use super::world::{HOST, ask, greeter, try_ask, world};
+
+fn end(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill it");
+    wait_for("its end", || (!alive(pid)).then_some(()));
+}
+
+fn leases(root: &std::path::Path) -> usize {
+    std::fs::read_dir(root.join("network/leases")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_killed_keeper_leaves_what_gc_takes() {
+    let (host, _outside) = world();
+    host.run("one", &greeter("one", json!({"hostPort": 8080})));
+    ask(&format!("{HOST}:8080"));
+    end(host.pod("one").keeper());
+    assert_eq!(leases(&host.root), 1);
+    host.ok(&["gc"]);
+    assert_eq!(leases(&host.root), 0);
+    assert_eq!(sh("nft list ruleset"), "");
+    assert_eq!(sh("ls /proc/sys/net/ipv4/conf | grep -c 'hv\\|husk' || true").trim(), "0");
+    assert_eq!(host.left_behind(), ["interface up0"], "only the test's own");
+}
+
+#[test]
+fn a_port_of_a_dead_pod_is_the_next_ones() {
+    let (host, _outside) = world();
+    host.run("one", &greeter("one", json!({"hostPort": 8080})));
+    end(host.pod("one").keeper());
+    host.run("two", &greeter("two", json!({"hostPort": 8080})));
+    assert!(ask(&format!("{HOST}:8080")).starts_with("hello two"));
+    host.ok(&["gc"]);
+    assert!(ask(&format!("{HOST}:8080")).starts_with("hello two"), "gc takes what is the dead one's alone");
+    host.ok(&["network", "check"]);
+}
+
+#[test]
+fn whoever_is_killed_during_a_start_leaves_nothing() {
+    let (host, _outside) = world();
+    for round in 0..12_u64 {
+        let job = host.job(&["run", "-"]).stdin(greeter("one", json!({"hostPort": 8080}))).start();
+        let pid = job.pid;
+        // Somewhere in the start; each round at another place.
+        std::thread::sleep(std::time::Duration::from_micros(1500 + 2500 * round));
+        if alive(pid) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill it");
+        }
+        drop(job.finish());
+        let output = host.husk(&["delete", "pod", "one", "--force", "--ignore-not-found"]);
+        assert_eq!(output.code, Some(0), "{output}");
+        host.ok(&["gc"]);
+        assert_eq!(leases(&host.root), 0, "round {round}");
+        assert_eq!(sh("nft list ruleset"), "", "round {round}");
+        assert_eq!(try_ask(&format!("{HOST}:8080")), None);
+    }
+    assert_eq!(host.left_behind(), ["interface up0"], "only the test's own");
+}

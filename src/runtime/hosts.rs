@@ -99,18 +99,68 @@ pub fn leave(roots: &Roots, id: &str) {
     }
 }
 
-/// Makes the table from the records, and all files from the table. How many of both were wrong.
+/// Makes the table from the records, and all files from the table; what was wrong, a line each.
 ///
 /// # Errors
 /// The pods cannot be listed, or the table not be written.
-pub fn repair(roots: &Roots) -> Result<usize, Error> {
-    if !roots.state.exists() {
-        return Ok(0);
+pub fn repair(roots: &Roots) -> Result<Vec<String>, Error> {
+    // Most instances have nothing of it, and need no directory for that.
+    if !roots.state.join("hosts").exists() && living(roots, &Vec::new())?.is_empty() {
+        return Ok(Vec::new());
     }
-    let hosts = roots.hosts(Instant::now() + PATIENCE)?;
-    let hosts =
-        hosts.ok_or_else(|| Error::Host { what: "somebody else is at the names of pods all the time".into() })?;
+    let hosts = roots.hosts(Instant::now() + PATIENCE)?.ok_or_else(busy)?;
     let before: Table = roots.known_hosts();
+    let living = living(roots, &before)?;
+    let mut wrong = differences(&before, &living);
+    if living != before || living.is_empty() {
+        hosts.write(living.clone())?;
+    }
+    wrong.extend(refresh(roots, &living));
+    Ok(wrong)
+}
+
+/// What [`repair`] would mend, a line each; touches nothing.
+///
+/// # Errors
+/// The pods cannot be listed.
+pub fn check(roots: &Roots) -> Result<Vec<String>, Error> {
+    if !roots.state.join("hosts").exists() {
+        return Ok(Vec::new());
+    }
+    // Nobody comes or goes meanwhile.
+    let _hosts = roots.hosts(Instant::now() + PATIENCE)?.ok_or_else(busy)?;
+    let before: Table = roots.known_hosts();
+    let mut wrong = differences(&before, &living(roots, &before)?);
+    let known: Vec<&Known> = before.iter().map(|(_, known)| known).collect();
+    for (id, of) in &before {
+        let path = mounts::name_dir(roots, id).join("hosts");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let wanted = dns::own_part(&text).map(|own| dns::with_peers(own, &dns::peers(&of.namespace, &known)));
+        if wanted.is_none_or(|wanted| wanted != text) {
+            wrong.push(stale(&path));
+        }
+    }
+    Ok(wrong)
+}
+
+fn busy() -> Error {
+    Error::Host { what: "somebody else is at the names of pods all the time".into() }
+}
+
+fn stale(path: &Path) -> String {
+    format!("{} does not name the pods that there are", path.display())
+}
+
+fn differences(before: &Table, living: &Table) -> Vec<String> {
+    let name = |known: &Known| format!("{}/{}", known.namespace, known.name);
+    let lost = living.iter().filter(|entry| !before.contains(entry));
+    let lost = lost.map(|(_, known)| format!("pod {} is not known to others", name(known)));
+    let gone = before.iter().filter(|(id, _)| !living.iter().any(|(other, _)| other == id));
+    lost.chain(gone.map(|(_, known)| format!("pod {} has ended and is known to others", name(known)))).collect()
+}
+
+/// Those that live, by the records. Who was known keeps its place, which decides whose a disputed name is.
+fn living(roots: &Roots, before: &Table) -> Result<Table, Error> {
     let mut living: Table = Vec::new();
     for listed in roots.list()? {
         let Listed::Pod(entry) = listed else { continue };
@@ -120,27 +170,21 @@ pub fn repair(roots: &Roots) -> Result<usize, Error> {
             living.push((entry.id.clone(), known));
         }
     }
-    // Those that were known keep their order, which decides whose a disputed name is.
     let place = |id: &String| before.iter().position(|(known, _)| known == id).unwrap_or(usize::MAX);
     living.sort_by_key(|(id, _)| place(id));
-    let mut wrong = 0;
-    wrong += usize::from(living != before);
-    if living != before || living.is_empty() {
-        hosts.write(living.clone())?;
-    }
-    Ok(wrong + refresh(roots, &living))
+    Ok(living)
 }
 
-/// Brings the files of all pods up to date; how many were not. One that cannot be changed is told.
-fn refresh(roots: &Roots, table: &Table) -> usize {
+/// Brings the files of all pods up to date; those that were not, a line each. One that cannot be changed is told.
+fn refresh(roots: &Roots, table: &Table) -> Vec<String> {
     let known: Vec<&Known> = table.iter().map(|(_, known)| known).collect();
     let mut of_namespaces: BTreeMap<&str, String> = BTreeMap::new();
-    let mut changed = 0;
+    let mut changed = Vec::new();
     for (id, of) in table {
         let peers = of_namespaces.entry(&of.namespace).or_insert_with(|| dns::peers(&of.namespace, &known));
         let path = mounts::name_dir(roots, id).join("hosts");
         match update(&path, peers) {
-            Ok(true) => changed += 1,
+            Ok(true) => changed.push(stale(&path)),
             Ok(false) => {}
             // It is being removed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -195,6 +239,37 @@ fn rewrite(file: &File, new: &[u8]) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_hundred_pods_come_and_go_and_every_file_has_all_of_them() {
+        let dir = std::env::temp_dir().join(format!("husk-hosts-many-{}", std::process::id()));
+        let roots = Roots { root: dir.join("root"), state: dir.join("state") };
+        std::fs::create_dir_all(&roots.state).unwrap();
+        let known = |n: usize| Known {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            hostname: format!("pod-{n}"),
+            alias: String::new(),
+            subdomain: "sub".into(),
+            ips: vec![format!("10.0.{}.{}", n / 200, n % 200 + 1).parse().unwrap()],
+        };
+        let file = |n: usize| mounts::name_dir(&roots, &n.to_string()).join("hosts");
+        let since = Instant::now();
+        for n in 0..200 {
+            std::fs::create_dir_all(file(n).parent().unwrap()).unwrap();
+            std::fs::write(file(n), dns::with_peers("own\n", "")).unwrap();
+            assert!(join(&roots, &n.to_string(), &known(n)).unwrap());
+        }
+        println!("200 pods came in {:?}", since.elapsed());
+        leave(&roots, "7");
+        let text = std::fs::read_to_string(file(199)).unwrap();
+        assert_eq!(text.lines().filter(|line| line.starts_with("10.0.")).count(), 199);
+        assert!(!text.contains("pod-7\n"));
+        for n in (0..200).filter(|n| *n != 7) {
+            assert!(std::fs::read_to_string(file(n)).unwrap() == text, "the file of pod-{n} is another");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_file_is_changed_in_place_whatever_it_was() {

@@ -3,6 +3,7 @@
 //! Data goes to standard output through [`out::Out`], messages to standard error as `husk: …`. No rule of a pod's life is decided here.
 //! Exit codes: 0 done, 1 failed, 2 usage; `exec`: the command's own, 128 + signal, or 125 / 126 / 127.
 
+mod apply;
 mod attach;
 mod cp;
 mod cri;
@@ -20,12 +21,15 @@ mod logs;
 mod names;
 mod network_command;
 mod out;
+mod plan;
 mod port_forward;
 mod relay;
+mod restart;
 mod run;
 mod span;
 mod static_pods;
 mod status;
+mod stay;
 mod terminal;
 mod timeline;
 mod top;
@@ -169,6 +173,9 @@ commands! {
     "Lead ports of this host into a pod" "port-forward" PortForward(port_forward::PortForward),
     "Copy files between a container and the host" "cp" Cp(cp::Cp),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
+    "Make pods what their manifests say: create, change in place, or replace" "apply" Apply(apply::Apply),
+    "Show how pods that run differ from their manifests" "diff" Diff(apply::Diff),
+    "Stop containers of a pod in order, and start them again" "restart" Restart(restart::Restart),
     "Change the resources of a container that runs" "update" Update(update::Update),
     "Wait until pods are as asked" "wait" Wait(wait::Wait),
     "Run what manifests in a directory or at a URL say, and follow their changes" "watch" Watch(static_pods::Watch),

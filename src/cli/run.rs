@@ -6,20 +6,40 @@ use std::io::Read;
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::get::Format;
 use super::out::{self, Out};
-use super::{Context, Error, NetworkOption};
+use super::stay::{Held, Stay};
+use super::{Context, Error, NetworkOption, plan};
 use crate::cgroup::Hierarchies;
 use crate::image::Store;
-use crate::state::record::Owner;
+use crate::runtime::Settings;
+use crate::state::record::{Owner, PodRecord};
 use crate::{manifest, network, runtime};
 
 /// Start the pods of a manifest.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  husk run pod.yaml\n  generate-pod | husk run -")]
+#[command(
+    after_help = "Example:\n  husk run pod.yaml\n  generate-pod | husk run -\n  husk run --rm --attach job.yaml\n  husk run --dry-run pod.yaml"
+)]
 pub struct Run {
     /// Manifests, YAML or JSON, one or more documents each; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
+    /// Stay until the pods have ended; the exit code is then that of the first container that failed
+    #[arg(long)]
+    wait: bool,
+    /// Stay as with --wait, and print what the first app container prints, from its start; one pod only
+    #[arg(long)]
+    attach: bool,
+    /// Stay as with --wait, and delete the pods then, or at Ctrl-C or SIGTERM; the second one does not wait for their grace
+    #[arg(long)]
+    rm: bool,
+    /// Print what would be made, and make nothing
+    #[arg(long, conflicts_with_all = ["wait", "attach", "rm"])]
+    dry_run: bool,
+    /// json or yaml: with --dry-run all that was decided about the pods, as data
+    #[arg(short, long, requires = "dry_run", value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(flatten)]
     network: NetworkOption,
 }
@@ -29,16 +49,20 @@ impl Run {
         runtime::run::begin();
         let settings = context.settings(&self.network)?;
         let pods = read_all(&self.files, context, settings.network.mode == network::Mode::Host)?;
+        if self.attach && pods.len() > 1 {
+            return Err(Error::usage(format!("--attach: the manifests have {} pods; one pod at a time", pods.len())));
+        }
+        if self.dry_run {
+            return self.plan(context, &settings, pods);
+        }
         if pods.len() > 1 {
             // What a manifest cannot tell by itself (images, the commands in them): seen for all before the first is made.
-            let store = Store::open(&context.roots.root)?;
-            let host = Hierarchies::detect().map_err(|e| runtime::Error::Host { what: e.to_string() })?;
-            for pod in &pods {
-                runtime::resolve::pod(&context.roots, &settings, &store, &host, pod.clone(), Owner::Cli)?;
-            }
+            resolve(context, &settings, &pods)?;
         }
+        let remove = self.rm.then(Held::new).transpose()?;
         let mut out = Out::new();
         let mut failed = false;
+        let mut ids = Vec::new();
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap_or_default();
             match runtime::run(&context.roots, &settings, pod, Owner::Cli) {
@@ -46,8 +70,12 @@ impl Run {
                     for warning in &outcome.warnings {
                         out::say(format!("pod {name}: warning: {warning}"));
                     }
-                    out.line(format!("pod/{name} {}", if outcome.created { "created" } else { "unchanged" }))?;
-                    out.flush()?;
+                    // The container's output has standard output for itself.
+                    if !self.attach {
+                        out.line(format!("pod/{name} {}", if outcome.created { "created" } else { "unchanged" }))?;
+                        out.flush()?;
+                    }
+                    ids.push(outcome.id);
                 }
                 Err(error) => {
                     failed = true;
@@ -55,8 +83,32 @@ impl Run {
                 }
             }
         }
+        if (self.wait || self.attach || remove.is_some()) && !ids.is_empty() {
+            Stay { attach: self.attach, remove }.run(context, &ids)?;
+        }
         if failed { Err(Error::Exit { code: 1 }) } else { Ok(()) }
     }
+
+    fn plan(&self, context: &Context, settings: &Settings, mut pods: Vec<Pod>) -> Result<(), Error> {
+        for pod in &mut pods {
+            pod.metadata.uid.get_or_insert_with(|| plan::NO_UID.to_owned());
+        }
+        let records = resolve(context, settings, &pods)?;
+        let mut out = Out::new();
+        match self.output {
+            Some(format) => plan::data(&mut out, &records, format)?,
+            None => records.iter().try_for_each(|record| plan::text(&mut out, record))?,
+        }
+        out.flush()
+    }
+}
+
+/// Decides all that a start of these pods would, and changes nothing.
+pub(super) fn resolve(context: &Context, settings: &Settings, pods: &[Pod]) -> Result<Vec<PodRecord>, Error> {
+    let store = Store::open(&context.roots.root)?;
+    let host = Hierarchies::detect().map_err(|e| runtime::Error::Host { what: e.to_string() })?;
+    let one = |pod: &Pod| runtime::resolve::pod(&context.roots, settings, &store, &host, pod.clone(), Owner::Cli);
+    Ok(pods.iter().map(one).collect::<Result<_, _>>()?)
 }
 
 /// The pods of all files, defaulted and valid, or the first thing that is wrong with any of them. `host_network`: as if all said so.

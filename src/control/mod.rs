@@ -103,6 +103,11 @@ pub enum Request {
         /// What changes.
         amounts: Box<Amounts>,
     },
+    /// Stop a container of a pod that lives by its manifest in order, and start it again without back-off. Answered when the wish is on disk.
+    Restart {
+        /// Its name; `None` = all that run or wait for their next start.
+        container: Option<String>,
+    },
     /// Change what else may change in a pod that lives by its manifest. An fd comes with the packet: a file with the
     /// [`Amendment`](crate::state::record::Amendment) as JSON. Answered when it is on disk.
     Amend,

@@ -33,6 +33,14 @@ pub fn amend(roots: &Roots, entry: &PodEntry, amendment: &Amendment) -> Result<(
     ask(roots, entry, &Request::Amend, &[file.as_fd()])
 }
 
+/// Has a container, or all, stopped in order and started again. Returns when that is on disk, not when it is done.
+///
+/// # Errors
+/// As [`update`].
+pub fn restart(roots: &Roots, entry: &PodEntry, container: Option<String>) -> Result<(), Error> {
+    ask(roots, entry, &Request::Restart { container }, &[])
+}
+
 /// Asks the supervisor of a pod that lives for something that it answers with done or not.
 ///
 /// # Errors

@@ -47,6 +47,7 @@ impl Pod {
                 | Request::Version
                 | Request::Upgrade { .. }
                 | Request::Amend
+                | Request::Restart { .. }
                 | Request::Resize { .. } => Err((Refusal::Unknown, "not asked here".into())),
             }
         } else {

@@ -24,6 +24,7 @@ mod oom;
 pub mod pod;
 mod ports;
 mod resize;
+mod restart;
 pub mod server;
 pub mod slots;
 mod start;

@@ -451,6 +451,7 @@ impl Pod {
             Request::Version => drop(reply.send((version(), None))),
             Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
             Request::Resize { container, amounts } => self.resize(container, &amounts, reply),
+            Request::Restart { container } => self.restart(container.as_deref(), &reply),
             Request::Amend => self.amend(fds, &reply),
             other => self.drive(other, fds, reply).await,
         }

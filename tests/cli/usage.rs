@@ -12,7 +12,10 @@ fn every_command_has_a_short_help_with_an_example() {
     let husk = Husk::new("help");
     let top = husk.call(&["--help"]);
     top.is(0);
-    let commands = ["run", "get", "describe", "logs", "exec", "delete", "wait", "image", "gc", "cri", "version"];
+    let commands = [
+        "run", "get", "describe", "logs", "exec", "delete", "wait", "image", "gc", "cri", "version", "watch", "apply",
+        "diff", "restart",
+    ];
     for command in commands {
         assert!(top.stdout.contains(&format!("\n  {command} ")), "{command} is not in the help");
         let help = husk.call(&[command, "--help"]);
@@ -43,6 +46,17 @@ fn usage_errors_end_with_2_and_change_nothing() {
         &["frobnicate"],
         &["run"],
         &["run", "-", "-"],
+        &["run", "-", "--dry-run", "--wait"],
+        &["run", "-", "-o", "yaml"],
+        &["watch"],
+        &["watch", "ftp://host/x"],
+        &["watch", "http://user:secret@host/"],
+        &["watch", "/x", "--interval", "0"],
+        &["apply"],
+        &["apply", "pod.yaml"],
+        &["diff"],
+        &["restart"],
+        &["restart", "a", "b"],
         &["get"],
         &["get", "services"],
         &["get", "pods", "-o", "xml"],

@@ -1,5 +1,6 @@
 //! One topic a file.
 
+mod apply;
 mod attach;
 mod bad_input;
 mod cgroups;
@@ -15,6 +16,8 @@ mod oom;
 mod port_forward;
 mod process;
 mod quickstart;
+mod restart;
+mod run_flags;
 mod sandbox;
 mod state;
 mod stdin;

@@ -61,5 +61,7 @@ fn what_cannot_be_restarted_is_told() {
     pod.delete(&["--force"]);
     let spec = json!({"containers": [container("once", "exit 0", json!({}))]});
     host.run("over", &manifest("over", spec)).wait_phase("Succeeded");
-    assert!(host.refused(&["restart", "over"]).contains("does not run any more"));
+    let said = host.refused(&["restart", "over"]);
+    // Its keeper may just be about to go.
+    assert!(said.contains("does not run any more") || said.contains("it is ending"), "{said}");
 }

@@ -9,6 +9,14 @@ fn file(host: &Host, name: &str, spec: Value) -> String {
     host.file(&format!("{name}.json"), manifest(name, spec))
 }
 
+fn wait_until_it_runs(host: &Host, name: &str) {
+    wait_for("the pod runs", || {
+        let output = host.husk(&["get", "pod", name, "-o", "json"]);
+        let pod: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (pod["status"]["phase"] == "Running").then_some(())
+    });
+}
+
 #[test]
 fn the_exit_code_of_a_pod_is_that_of_its_first_failed_container() {
     let host = Host::new();
@@ -19,7 +27,7 @@ fn the_exit_code_of_a_pod_is_that_of_its_first_failed_container() {
             7,
         ),
         (
-            json!({"containers": [container("a", "kill -9 $$; sleep 9", json!({"securityContext": {}}))], "shareProcessNamespace": true}),
+            json!({"containers": [container("a", "kill -9 $$$$; sleep 9", json!({"securityContext": {}}))], "shareProcessNamespace": true}),
             137,
         ),
         (
@@ -63,7 +71,7 @@ fn a_signal_ends_the_pod_with_its_grace_and_the_second_one_at_once() {
     let spec = json!({"terminationGracePeriodSeconds": 30, "containers": [polite]});
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let job = host.job(&["run", "--rm", &file(&host, "a", spec.clone())]).start();
-        wait_for("the pod runs", || (!host.pod_dirs().is_empty()).then(|| host.pod("a").pid("main")));
+        wait_until_it_runs(&host, "a");
         job.kill(signal);
         let output = job.finish();
         assert_eq!(output.code, Some(128 + signal as i32), "{output}");
@@ -72,7 +80,7 @@ fn a_signal_ends_the_pod_with_its_grace_and_the_second_one_at_once() {
     let stubborn = container("main", "trap '' TERM; echo ready; while :; do sleep 1; done", json!({}));
     let spec = json!({"terminationGracePeriodSeconds": 100_000, "containers": [stubborn]});
     let job = host.job(&["run", "--rm", &file(&host, "b", spec)]).start();
-    wait_for("the pod runs", || (!host.pod_dirs().is_empty()).then(|| host.pod("b").pid("main")));
+    wait_until_it_runs(&host, "b");
     job.kill(Signal::SIGINT);
     wait_for("the deletion", || host.pod("b").status().deletion.map(drop));
     job.kill(Signal::SIGINT);

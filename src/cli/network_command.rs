@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::out::Out;
 use super::{Context, Error};
-use crate::runtime::network::bridged;
+use crate::runtime::network;
 
 /// Look after the network of pods.
 #[derive(Debug, Args)]
@@ -17,12 +17,12 @@ pub struct Network {
 enum Command {
     /// Verify the bridge, the packet filter's table and each pod's link, addresses and ports
     #[command(
-        long_about = "Verify the bridge, the packet filter's table and each pod's link, addresses and ports. A firewall that is reloaded may \
-                      remove them. Prints a line for each thing that is wrong, and exits with 1 if there is one.",
+        long_about = "Verify the bridge, the packet filter's table and each pod's link, addresses and ports; plugins check what \
+                      is theirs. A firewall that is reloaded may remove them. Prints a line for each thing that is wrong, and exits with 1 if there is one.",
         after_help = "Example:\n  systemctl reload nftables && husk network check --repair"
     )]
     Check {
-        /// Make what is wrong anew; pods keep their addresses and run on
+        /// Make what is wrong anew; pods keep their addresses and run on. What plugins have made it cannot
         #[arg(long)]
         repair: bool,
     },
@@ -32,14 +32,14 @@ impl Network {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
         let Command::Check { repair } = self.command;
         let roots = &context.roots;
-        let mut wrong = bridged::check(roots)?;
+        let mut wrong = network::check(roots)?;
         let mut out = Out::new();
         for line in &wrong {
             out.line(line)?;
         }
         if repair && !wrong.is_empty() {
-            bridged::repair(roots)?;
-            wrong = bridged::check(roots)?;
+            network::bridged::repair(roots)?;
+            wrong = network::check(roots)?;
             if wrong.is_empty() {
                 out.line("repaired")?;
             }

@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::{Error, cni};
 use crate::network::{self, Config, Mode, Plan, Port, Protocol, Status};
-use crate::state::Roots;
 use crate::state::record::PodRecord;
+use crate::state::{Listed, Roots};
 
 pub mod bridged;
 
@@ -127,6 +127,26 @@ pub fn detach(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<Error>
         Some(Mode::None | Mode::Host | Mode::Cni) => Vec::new(),
         Some(Mode::Bridge) | None => bridged::detach(roots, id, record).err().into_iter().collect(),
     }
+}
+
+/// What of the networks of pods is not as it has to be, in words; empty when all is well.
+///
+/// # Errors
+/// The kernel or the records cannot be asked.
+pub fn check(roots: &Roots) -> Result<Vec<String>, Error> {
+    let mut wrong = bridged::check(roots)?;
+    for listed in roots.list()? {
+        let Listed::Pod(entry) = listed else { continue };
+        let attached = entry.status.sandbox.as_ref().is_some_and(|s| !s.ended && s.network.is_some());
+        if entry.live
+            && attached
+            && entry.record.sandbox.network.mode == Mode::Cni
+            && let Err(e) = cni::check(roots, &entry.id)
+        {
+            wrong.push(format!("pod {}: {e}", entry.record.full_name()));
+        }
+    }
+    Ok(wrong)
 }
 
 /// Takes away what belongs to no known pod; what could not be is returned.

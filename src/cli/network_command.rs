@@ -15,10 +15,11 @@ pub struct Network {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Verify the bridge, the packet filter's table and each pod's link, addresses and ports
+    /// Verify the bridge, the packet filter's table, each pod's link, addresses and ports, and the names of pods
     #[command(
-        long_about = "Verify the bridge, the packet filter's table and each pod's link, addresses and ports; plugins check what \
-                      is theirs. A firewall that is reloaded may remove them. Prints a line for each thing that is wrong, and exits with 1 if there is one.",
+        long_about = "Verify the bridge, the packet filter's table and each pod's link, addresses and ports; and the hosts files by which pods \
+                      find each other. A firewall that is reloaded may remove rules. Plugins of a CNI network are asked for their pods; what they \
+                      miss is theirs to repair. Prints a line for each thing that is wrong, and exits with 1 if there is one.",
         after_help = "Example:\n  systemctl reload nftables && husk network check --repair"
     )]
     Check {
@@ -38,7 +39,7 @@ impl Network {
             out.line(line)?;
         }
         if repair && !wrong.is_empty() {
-            network::bridged::repair(roots)?;
+            network::repair(roots)?;
             wrong = network::check(roots)?;
             if wrong.is_empty() {
                 out.line("repaired")?;

@@ -305,18 +305,6 @@ pub fn check(roots: &Roots, id: &str) -> Result<Option<()>, Error> {
     ask(&Task::Check { root: roots.root.clone(), id: id.to_owned() })
 }
 
-/// What plugins miss of the pods that run, a line each.
-///
-/// # Errors
-/// The pods cannot be listed.
-pub fn check_all(roots: &Roots) -> Result<Vec<String>, Error> {
-    let mut wrong = Vec::new();
-    for id in roots.attached()?.iter().filter(|id| roots.is_live(id)) {
-        wrong.extend(check(roots, id).err().map(|e| format!("pod {id}: {e}")));
-    }
-    Ok(wrong)
-}
-
 /// Whether the network can take pods. `None`: it cannot be asked, but all its plugins are there.
 ///
 /// # Errors

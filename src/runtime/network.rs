@@ -135,6 +135,7 @@ pub fn detach(roots: &Roots, id: &str, record: Option<&PodRecord>) -> Vec<Error>
 /// The kernel or the records cannot be asked.
 pub fn check(roots: &Roots) -> Result<Vec<String>, Error> {
     let mut wrong = bridged::check(roots)?;
+    wrong.extend(super::hosts::check(roots)?);
     for listed in roots.list()? {
         let Listed::Pod(entry) = listed else { continue };
         let attached = entry.status.sandbox.as_ref().is_some_and(|s| !s.ended && s.network.is_some());
@@ -147,6 +148,15 @@ pub fn check(roots: &Roots) -> Result<Vec<String>, Error> {
         }
     }
     Ok(wrong)
+}
+
+/// Mends what [`check`] finds, but for what plugins miss.
+///
+/// # Errors
+/// The kernel's, the first one.
+pub fn repair(roots: &Roots) -> Result<(), Error> {
+    bridged::repair(roots)?;
+    super::hosts::repair(roots).map(drop)
 }
 
 /// Takes away what belongs to no known pod; what could not be is returned.

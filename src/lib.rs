@@ -13,6 +13,7 @@ pub mod image;
 pub mod manifest;
 pub mod network;
 pub mod pod;
+pub mod probe;
 pub mod runtime;
 pub mod state;
 pub mod static_pods;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{DeviceKind, DriverKind, Limits};
 use crate::network;
+pub use crate::probe::HttpGet;
 
 /// Version of both files. A file of another version is reported, never guessed at.
 pub const VERSION: u32 = 3;
@@ -163,24 +164,6 @@ pub enum HookAction {
         /// How long.
         seconds: u64,
     },
-}
-
-/// `httpGet` of a hook or a probe, with its port looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HttpGet {
-    /// `host`; `None`: the pod's own address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// `port`, 1 to 65535.
-    pub port: u16,
-    /// `scheme` is HTTPS.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub tls: bool,
-    /// `path`, with its query.
-    pub path: String,
-    /// `httpHeaders`, in their order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<(String, String)>,
 }
 
 /// `pod.json`: everything that was decided before the first side effect. Only `resources` in `pod`, the limits and OOM scores that follow from them, and what an [`Amendment`] has

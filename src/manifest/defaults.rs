@@ -1,6 +1,6 @@
 //! The defaults that the API server fills in, as far as they concern a pod here.
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, PodSpec, Probe, Volume};
 
 /// Fills in what the manifest left out and drops what only a server writes (`status`, `metadata.creationTimestamp`, …).
 /// Idempotent. `metadata.uid` stays as it is: the caller makes one.
@@ -53,10 +53,33 @@ fn default_spec(spec: &mut PodSpec) {
     }
 }
 
+fn default_probe(probe: &mut Probe) {
+    // 0 is how an API server sees a number that was left out.
+    let fill_number = |field: &mut Option<i32>, value| {
+        if field.is_none_or(|n| n == 0) {
+            *field = Some(value);
+        }
+    };
+    fill_number(&mut probe.timeout_seconds, 1);
+    fill_number(&mut probe.period_seconds, 10);
+    fill_number(&mut probe.success_threshold, 1);
+    fill_number(&mut probe.failure_threshold, 3);
+    if let Some(action) = &mut probe.http_get {
+        fill(&mut action.path, "/");
+        fill(&mut action.scheme, "HTTP");
+    }
+    if let Some(action) = &mut probe.grpc {
+        action.service.get_or_insert_default();
+    }
+}
+
 fn default_container(c: &mut Container, host_network: bool) {
     fill(&mut c.image_pull_policy, "IfNotPresent");
     fill(&mut c.termination_message_path, "/dev/termination-log");
     fill(&mut c.termination_message_policy, "File");
+    for probe in [&mut c.startup_probe, &mut c.liveness_probe, &mut c.readiness_probe].into_iter().flatten() {
+        default_probe(probe);
+    }
     for port in c.ports.iter_mut().flatten() {
         fill(&mut port.protocol, "TCP");
         if host_network && port.host_port.is_none_or(|p| p == 0) {

@@ -17,6 +17,7 @@ pub mod keeper;
 pub mod limits;
 pub mod mounts;
 pub mod network;
+pub mod probes;
 pub mod remove;
 pub mod resolve;
 pub mod run;

@@ -269,6 +269,7 @@ fn container(
         cwd,
         user,
         stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        probes: super::probes::of(c).map_err(|(sub, what)| at(&sub, what))?,
         restart: Restart::default(),
         hooks: Hooks::default(),
         tty: c.tty.unwrap_or(false),
@@ -421,6 +422,8 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         cwd,
         user: Identity { uid: found.uid, gid: found.gid, groups },
         stop_signal: asked.stop_signal.or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
+        // Its client's affair.
+        probes: crate::probe::Probes::default(),
         restart: Restart::default(),
         hooks: Hooks::default(),
         tty: asked.tty,

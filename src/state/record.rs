@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{DeviceKind, DriverKind, Limits};
 use crate::network;
-pub use crate::probe::HttpGet;
+pub use crate::probe::{HttpGet, Probes};
 
 /// Version of both files. A file of another version is reported, never guessed at.
 pub const VERSION: u32 = 3;
@@ -275,6 +275,9 @@ pub struct ContainerRecord {
     /// When it is started again.
     #[serde(default)]
     pub restart: Restart,
+    /// What tells whether it is up, alive and ready.
+    #[serde(default, skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
     /// What is run in it after its start and before it is asked to stop.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,

@@ -35,6 +35,8 @@ pub struct Wanted {
     pub fds: Vec<OwnedFd>,
     /// When to kill it: CLOCK_BOOTTIME milliseconds, 0 for never.
     pub deadline_ms: u64,
+    /// With a deadline: what it has started and left running is killed at its end.
+    pub whole: bool,
 }
 
 /// The container that is meant, as its position.
@@ -169,8 +171,18 @@ impl Pod {
         };
         let connection = client.connection.try_clone().map_err(|e| ours(husk_oci::errno::io_text(&e)))?;
         let cgroup = (wanted.deadline_ms > 0).then(|| format!("{cgroup}/{}", group(wanted.deadline_ms)));
-        self.execs
-            .insert(slot.pid, Exec { reply: client.reply.clone(), connection, pidfd, slot, cgroup, timed_out: false });
+        self.execs.insert(
+            slot.pid,
+            Exec {
+                reply: client.reply.clone(),
+                connection,
+                pidfd,
+                slot,
+                cgroup,
+                timed_out: false,
+                whole: wanted.whole,
+            },
+        );
         Ok(())
     }
 
@@ -263,6 +275,12 @@ impl Pod {
             let _ = exec.reply.send((answer, None));
         }
         self.forget_exec(exec.slot);
+        if exec.whole
+            && let Some(cgroup) = &exec.cgroup
+            && let Err(e) = self.driver.kill(cgroup)
+        {
+            say("warn", format_args!("kill what is left in {cgroup}: {e}, continuing; it goes with the container"));
+        }
         if let Some(cgroup) = exec.cgroup
             && let Err(e) = self.driver.try_remove(&cgroup)
         {
@@ -323,7 +341,7 @@ impl Pod {
                 self.started(slot, connection.as_fd(), &reply, terminal).map_err(keeper_error)?;
             }
             let cgroup = self.find_group(slot);
-            let exec = Exec { reply, connection, pidfd, slot, cgroup, timed_out: false };
+            let exec = Exec { reply, connection, pidfd, slot, cgroup, timed_out: false, whole: false };
             self.execs.insert(slot.pid, exec);
         }
         Ok(())

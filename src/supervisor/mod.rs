@@ -23,6 +23,8 @@ mod network;
 mod oom;
 pub mod pod;
 mod ports;
+
+mod probes;
 mod resize;
 mod restart;
 pub mod server;

@@ -16,6 +16,7 @@ use super::First;
 use super::begin::staging;
 use super::keeper::Keeper;
 use super::oom::{Killed, Watching};
+use super::probes::Probing;
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
@@ -70,6 +71,8 @@ pub(super) struct Exec {
     /// Its own cgroup, when it has a deadline.
     pub(super) cgroup: Option<String>,
     pub(super) timed_out: bool,
+    /// What it leaves is killed with it.
+    pub(super) whole: bool,
 }
 
 /// Somebody who waits for a container's end.
@@ -131,6 +134,8 @@ pub struct Pod {
     /// What the tasks that watch containers' memory tell.
     pub(super) kills: mpsc::UnboundedReceiver<Killed>,
     pub(super) killed_sender: mpsc::UnboundedSender<Killed>,
+    /// Workers and results of the probes.
+    pub(super) probing: Probing,
     /// `husk run`, until it was answered.
     pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
@@ -175,6 +180,7 @@ impl Pod {
         let (command_sender, commands) = mpsc::unbounded_channel();
         let (killed_sender, kills) = mpsc::unbounded_channel();
         let live = record.containers.iter().map(|_| None).collect();
+        let probing = Probing::new(&record);
         Ok(Pod {
             roots,
             dir,
@@ -205,6 +211,7 @@ impl Pod {
             command_sender,
             kills,
             killed_sender,
+            probing,
             ready,
             warnings: Vec::new(),
             unnamed: false,
@@ -349,8 +356,9 @@ impl Pod {
 
     /// Waits for the next event and takes it in.
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
+        self.probe().await;
         let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
-        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline()].into_iter().flatten().min();
+        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next()].into_iter().flatten().min();
         let until = wake_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
             Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))
@@ -381,6 +389,10 @@ impl Pod {
                 }
                 Some(killed) = self.kills.recv() => {
                     self.killed(killed);
+                    break None;
+                }
+                ended = self.probing.ended() => {
+                    self.probed(ended).await;
                     break None;
                 }
                 () = rest(sleep) => break None,
@@ -441,7 +453,7 @@ impl Pod {
                 self.delete(grace_seconds, force, nowait, reply);
             }
             Request::Exec { container, argv, tty, size, timeout_ms } => {
-                let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0 };
+                let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0, whole: false };
                 self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
             }
             Request::Attach { container, instance, stdin, ended } => {

@@ -14,6 +14,7 @@ mod logs;
 mod names;
 mod oom;
 mod port_forward;
+mod probes;
 mod process;
 mod quickstart;
 mod restart;

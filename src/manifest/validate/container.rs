@@ -1,7 +1,7 @@
 //! One container.
 
 use super::super::command;
-use super::{Report, any, names, resources as amounts, security, volume};
+use super::{Report, any, check_no_nul, names, probe, resources as amounts, security, volume};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerResizePolicy, EnvVar, EnvVarSource, Pod, PodSpec};
 use std::collections::BTreeSet;
 
@@ -14,16 +14,16 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
         image,
         image_pull_policy,
         lifecycle,
-        liveness_probe,
+        liveness_probe: _,
         name,
         ports,
-        readiness_probe,
+        readiness_probe: _,
         resize_policy,
         resources,
         restart_policy,
         restart_policy_rules,
         security_context,
-        startup_probe,
+        startup_probe: _,
         stdin: _,
         stdin_once: _,
         termination_message_path,
@@ -39,9 +39,13 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     check_image(image.as_deref().unwrap_or_default(), at("image"), r);
     r.refuse(at("envFrom"), any(env_from));
     r.refuse(at("lifecycle"), lifecycle.is_some());
-    r.refuse(at("livenessProbe"), liveness_probe.is_some());
-    r.refuse(at("readinessProbe"), readiness_probe.is_some());
-    r.refuse(at("startupProbe"), startup_probe.is_some());
+    if spec.init_containers.iter().flatten().any(|init| init.name == c.name)
+        && restart_policy.as_deref() != Some("Always")
+    {
+        probe::refuse_all(c, path, r);
+    } else {
+        probe::check_all(c, path, r);
+    }
     check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), c, spec, r);
     r.refuse(at("restartPolicy"), restart_policy.is_some());
     r.refuse(at("restartPolicyRules"), any(restart_policy_rules));
@@ -99,12 +103,6 @@ fn check_image(image: &str, path: String, r: &mut Report) {
     }
 }
 
-fn check_no_nul(value: &str, path: String, r: &mut Report) {
-    if value.contains('\0') {
-        r.add(path, "must not contain a NUL character");
-    }
-}
-
 fn check_env(env: &[EnvVar], path: &str, c: &Container, pod: &Pod, r: &mut Report) {
     for (i, EnvVar { name, value, value_from }) in env.iter().enumerate() {
         let path = format!("{path}.env[{i}]");
@@ -143,7 +141,7 @@ fn check_env(env: &[EnvVar], path: &str, c: &Container, pod: &Pod, r: &mut Repor
     }
 }
 
-fn check_port_number(port: i32, path: String, r: &mut Report) {
+pub(super) fn check_port_number(port: i32, path: String, r: &mut Report) {
     if !(1..=65535).contains(&port) {
         r.add(path, format!("{port} must be between 1 and 65535"));
     }

@@ -8,6 +8,7 @@ mod dns;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;
+mod probe;
 mod resources;
 mod security;
 #[cfg(test)]
@@ -128,6 +129,13 @@ where
     for<'a> &'a T: IntoIterator,
 {
     list.as_ref().is_some_and(|l| l.into_iter().next().is_some())
+}
+
+/// No string that the kernel is given can hold one.
+fn check_no_nul(value: &str, path: String, r: &mut Report) {
+    if value.contains('\0') {
+        r.add(path, "must not contain a NUL character");
+    }
 }
 
 fn has_control(s: &str) -> bool {

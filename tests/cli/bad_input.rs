@@ -136,7 +136,7 @@ fn bad_manifests() -> Vec<(&'static str, String, Vec<&'static str>)> {
         ),
         (
             "a field that is not supported yet",
-            app(|app| app["livenessProbe"] = json!({"exec": {"command": ["true"]}})),
+            app(|app| app["livenessProbe"] = json!({"exec": {"command": []}})),
             vec!["demo", "spec.containers[0].livenessProbe"],
         ),
     ]

@@ -65,7 +65,7 @@ fn every_error_is_told_at_once() {
             "spec.terminationGracePeriodSeconds: -1 must not be negative",
             "spec.containers[0].image: required",
             "spec.containers[1].name: duplicate: another container is already called \"c\"",
-            "spec.containers[1].livenessProbe: not supported yet; remove it",
+            "spec.containers[1].livenessProbe: required: a handler, one of exec, httpGet, tcpSocket and grpc",
         ]
     );
 }

@@ -23,7 +23,6 @@ mod network;
 mod oom;
 pub mod pod;
 mod ports;
-
 mod probes;
 mod resize;
 mod restart;

@@ -218,11 +218,7 @@ fn manifests_that_are_wrong_name_the_field() {
         with(json!({"securityContext": {"runAsUser": -1}})),
         &["spec.containers[0].securityContext.runAsUser"],
     );
-    refuse(
-        &host,
-        with(json!({"livenessProbe": {"exec": {"command": []}}})),
-        &["spec.containers[0].livenessProbe"],
-    );
+    refuse(&host, with(json!({"livenessProbe": {"exec": {"command": []}}})), &["spec.containers[0].livenessProbe"]);
     refuse(&host, with(json!({"resources": {"limits": {"memory": "-5"}}})), &["spec.containers[0].resources"]);
     let mut spec = with(json!({}));
     spec["hostUsers"] = json!(false);

@@ -5,6 +5,7 @@
 
 mod apply;
 mod attach;
+mod condition;
 mod cp;
 mod cri;
 mod delete;
@@ -167,6 +168,7 @@ commands! {
     "Tell all about pods, for people" "describe" Describe(describe::Describe),
     "Tell what has happened to pods" "events" Events(events::Events),
     "Show how long each step of a start or a stop took" "timeline" Timeline(timeline::Timeline),
+    "Set conditions that a pod's readinessGates wait for" "condition" Condition(condition::Condition),
     "Print what a container wrote" "logs" Logs(logs::Logs),
     "Run a command in a container" "exec" Exec(exec::Exec),
     "See what a container prints, and type into it" "attach" Attach(attach::Attach),
@@ -278,10 +280,18 @@ fn short_name(pod: &Listed) -> &str {
     }
 }
 
+/// Whether somebody watches a pod, or what is known of its end.
+fn liveness(entry: &PodEntry) -> Liveness {
+    match entry.live {
+        true => Liveness::Alive,
+        false if crate::state::boot_id().is_ok_and(|id| id != entry.status.boot_id) => Liveness::OtherBoot,
+        false => Liveness::Dead,
+    }
+}
+
 /// The pod as Kubernetes shows it.
 fn v1(entry: &PodEntry) -> Pod {
-    let live = if entry.live { Liveness::Alive } else { Liveness::Dead };
-    pod::to_v1(&entry.record, &entry.status, live)
+    pod::to_v1(&entry.record, &entry.status, liveness(entry))
 }
 
 /// A pod whose records cannot be read, as Kubernetes would show one of which nothing is known.

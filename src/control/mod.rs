@@ -111,6 +111,17 @@ pub enum Request {
     /// Change what else may change in a pod that lives by its manifest. An fd comes with the packet: a file with the
     /// [`Amendment`](crate::state::record::Amendment) as JSON. Answered when it is on disk.
     Amend,
+    /// Set a condition that is not husk's own. Answered when it is on disk.
+    Condition {
+        /// `type`.
+        kind: String,
+        /// `True`, `False` or `Unknown`; `None` removes it.
+        status: Option<String>,
+        /// A CamelCase word, or nothing.
+        reason: String,
+        /// A sentence, or nothing.
+        message: String,
+    },
     /// Kill everything in a driven pod and end its sandbox; its records stay. Answered when that is done.
     StopSandbox,
 }

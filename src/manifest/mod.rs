@@ -25,5 +25,5 @@ pub use quantity::{Quantity, QuantityError, quantity};
 pub use resize::{Amounts, Change, container, resize, set_resources};
 pub use resources::{Resources, effective_resources, hugepage_size, pod_resources, resources, total};
 pub use selector::{Selector, SelectorError, selector};
-pub use validate::{Errors, FieldError, validate};
+pub use validate::{Errors, FieldError, condition_type, validate};
 pub use volumes::{is_memory, memory_volume_bytes};

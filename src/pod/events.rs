@@ -40,6 +40,7 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         active_deadline_boot_ns: None,
         restarting_all: None,
         stopped: false,
+        conditions: Vec::new(),
         resize: None,
     }
 }

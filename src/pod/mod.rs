@@ -26,4 +26,4 @@ pub use events::{
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
 pub use rules::{accepts_containers, is_ending, is_over, ready, started};
-pub use status::{Liveness, Phase, oom_kills, phase, printable_status, to_v1};
+pub use status::{Liveness, Phase, apply_conditions, oom_kills, phase, printable_status, set_condition, to_v1};

@@ -58,6 +58,8 @@ struct World {
     random: Random,
     record: PodRecord,
     status: Status,
+    /// Each condition as it was last seen.
+    conditions: std::collections::HashMap<String, (String, jiff::Timestamp)>,
     now_ns: u64,
     processes: Vec<Option<Process>>,
     last_exit: Vec<Option<Exit>>,
@@ -81,6 +83,7 @@ impl World {
             random,
             record,
             status,
+            conditions: std::collections::HashMap::new(),
             now_ns: SECOND,
             processes: (0..slots).map(|_| None).collect(),
             last_exit: vec![None; slots],
@@ -212,13 +215,51 @@ impl World {
         panic!("does not come to rest");
     }
 
+    /// What the derived conditions must be whatever happens.
+    fn check_conditions(&mut self, pod: &k8s_openapi::api::core::v1::Pod) {
+        let status = pod.status.as_ref().expect("a status");
+        let conditions = status.conditions.as_ref().expect("conditions");
+        let holds = |kind: &str| conditions.iter().find(|c| c.type_ == kind).expect(kind).status == "True";
+        let mut kinds: Vec<&str> = conditions.iter().map(|c| c.type_.as_str()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds.len(), conditions.len(), "each condition once");
+        let phase = status.phase.as_deref().expect("a phase");
+        assert!(!holds("Ready") || holds("ContainersReady"), "ready without its containers");
+        assert!(
+            !holds("ContainersReady") || holds("Initialized"),
+            "containers are ready before the pod is initialized"
+        );
+        assert!(
+            !holds("ContainersReady") || holds("PodReadyToStartContainers"),
+            "containers are ready without a sandbox"
+        );
+        assert!(!holds("Ready") || phase == "Running", "ready in phase {phase}");
+        assert!(phase != "Succeeded" || holds("Initialized"));
+        let app = status.container_statuses.as_ref().expect("containers");
+        assert!(!holds("ContainersReady") || app.iter().all(|c| c.ready));
+        assert!(app.iter().all(|c| !c.ready || c.started == Some(true)), "ready before it has started");
+        for c in conditions {
+            let since = c.last_transition_time.as_ref().expect("a time").0;
+            let seen = self.conditions.insert(c.type_.clone(), (c.status.clone(), since));
+            if let Some((before, then)) = seen {
+                // Two changes may fall on one instant of this world.
+                let kept = if before == c.status { then == since } else { then <= since };
+                assert!(kept, "{}: the time changes with the status", c.type_);
+            }
+            assert!(c.status == "False" || c.message.is_none(), "{}: a complaint about what holds", c.type_);
+        }
+    }
+
     fn check(&mut self) {
         let phase = phase(&self.record, &self.status, Liveness::Alive);
         if matches!(self.phase, Phase::Succeeded | Phase::Failed) {
             assert_eq!(phase, self.phase, "terminal phases stay");
         }
         self.phase = phase;
+        apply_conditions(&self.record, &mut self.status, at(self.now_ns));
         let pod = to_v1(&self.record, &self.status, Liveness::Alive);
+        self.check_conditions(&pod);
         assert!(!printable_status(&pod).is_empty());
         // A new supervisor knows only what was written.
         let text = serde_json::to_string(&self.status).expect("json");

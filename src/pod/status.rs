@@ -3,14 +3,15 @@
 mod conditions;
 mod printable;
 
+pub use conditions::{apply_conditions, set_condition};
 pub use printable::printable_status;
 
 use super::rules::{is_running, is_sidecar, pod_settled, ready, settled, started};
 use crate::manifest;
-use crate::state::record::{Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
+use crate::state::record::{Access, Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
 use k8s_openapi::api::core::v1::{
     self, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodIP, PodStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::fmt;
@@ -23,6 +24,8 @@ pub enum Liveness {
     Alive,
     /// Nobody watches the pod: what the status says is running is not.
     Dead,
+    /// The same, and the host was started anew since: nobody can know how what ran has ended.
+    OtherBoot,
 }
 
 /// `status.phase`.
@@ -36,6 +39,8 @@ pub enum Phase {
     Succeeded,
     /// Ended otherwise.
     Failed,
+    /// It cannot be learnt.
+    Unknown,
 }
 
 impl fmt::Display for Phase {
@@ -45,6 +50,7 @@ impl fmt::Display for Phase {
             Phase::Running => "Running",
             Phase::Succeeded => "Succeeded",
             Phase::Failed => "Failed",
+            Phase::Unknown => "Unknown",
         })
     }
 }
@@ -60,8 +66,11 @@ pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
     if status.failure.is_some() {
         return Phase::Failed;
     }
+    if live == Liveness::OtherBoot && status.finished_at.is_none() && !pod_settled(record, status) {
+        return Phase::Unknown;
+    }
     let over =
-        status.finished_at.is_some() || status.sandbox.as_ref().is_some_and(|s| s.ended) || live == Liveness::Dead;
+        status.finished_at.is_some() || status.sandbox.as_ref().is_some_and(|s| s.ended) || live != Liveness::Alive;
     if over {
         let done = pod_settled(record, status) || live == Liveness::Alive || status.finished_at.is_some();
         return if done && all(ContainerKind::App).all(succeeded) { Phase::Succeeded } else { Phase::Failed };
@@ -114,12 +123,19 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         // As an API server has it: the spec is what is wanted, the status what there is.
         manifest::set_resources(&mut pod, &resize.container, resize.resources.clone());
     }
+    // A wish that is not fulfilled yet is in the spec already, and known to whoever fulfils it.
+    let generation = pod.metadata.generation.unwrap_or(1) + i64::from(status.resize.is_some());
+    let generation = (!record.driven()).then_some(generation);
+    pod.metadata.generation = generation;
     let seen = Seen { record, status, live };
-    let lost = live == Liveness::Dead && status.finished_at.is_none();
+    let lost = live != Liveness::Alive && status.finished_at.is_none();
     let (reason, message) = match &status.failure {
         Some(failure) => (Some(failure.reason.clone()), Some(failure.message.clone())),
         None if lost && !pod_settled(record, status) => {
-            let message = "the pod's processes are gone: they were killed, or the host was started anew";
+            let message = match live {
+                Liveness::OtherBoot => "the host was started anew, and how the pod had ended before nobody has seen",
+                _ => "the pod's processes are gone: they were killed, and nobody has seen how they ended",
+            };
             (Some("SandboxLost".to_owned()), Some(message.to_owned()))
         }
         None => (None, None),
@@ -134,7 +150,8 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         pod_ip: pod_ips.first().map(ToString::to_string),
         pod_ips: list(pod_ips).map(|ips| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         phase: Some(phase(record, status, live).to_string()),
-        conditions: Some(conditions::conditions(&seen)),
+        conditions: Some(conditions::conditions(&seen, generation)),
+        observed_generation: generation,
         container_statuses: Some(seen.container_statuses(ContainerKind::App)),
         init_container_statuses: Some(seen.container_statuses(ContainerKind::Init)).filter(|s| !s.is_empty()),
         ephemeral_container_statuses: Some(seen.container_statuses(ContainerKind::Ephemeral)).filter(|s| !s.is_empty()),
@@ -145,6 +162,44 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
         ..Default::default()
     });
     pod
+}
+
+/// `user`: what the container's first process begins as.
+fn user(c: &ContainerRecord) -> ContainerUser {
+    let groups: Vec<i64> = c.user.groups.iter().map(|g| i64::from(*g)).collect();
+    let linux = LinuxContainerUser {
+        uid: i64::from(c.user.uid),
+        gid: i64::from(c.user.gid),
+        supplemental_groups: Some(groups).filter(|g| !g.is_empty()),
+    };
+    ContainerUser { linux: Some(linux) }
+}
+
+/// `volumeMounts`: as they are, where the manifest says `IfPossible`.
+fn mounts(c: &ContainerRecord) -> Vec<VolumeMountStatus> {
+    let named = c.mounts.iter().filter(|m| !m.volume.is_empty());
+    named
+        .map(|m| VolumeMountStatus {
+            name: m.volume.clone(),
+            mount_path: m.destination.clone(),
+            read_only: Some(m.access != Access::ReadWrite),
+            recursive_read_only: match m.access {
+                Access::ReadWrite => None,
+                Access::ReadOnly => Some("Disabled".to_owned()),
+                Access::RecursiveReadOnly => Some("Enabled".to_owned()),
+            },
+        })
+        .collect()
+}
+
+/// `SIGTERM`, `SIGRTMIN+3`.
+fn signal_name(number: i32) -> Option<String> {
+    /// The first and the last of the realtime signals, as the C library counts them.
+    const REALTIME: std::ops::RangeInclusive<i32> = 34..=64;
+    match number {
+        n if REALTIME.contains(&n) => Some(format!("SIGRTMIN+{}", n - REALTIME.start())),
+        n => nix::sys::signal::Signal::try_from(n).ok().map(|s| s.as_str().to_owned()),
+    }
 }
 
 /// As much of a CRI client's container as a manifest would say.
@@ -171,8 +226,12 @@ impl Seen<'_> {
         self.status.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind)
     }
 
+    fn alive(&self) -> bool {
+        self.live == Liveness::Alive
+    }
+
     fn runs(&self, c: &Container) -> bool {
-        self.live == Liveness::Alive && matches!(c.state, State::Running { .. })
+        self.alive() && matches!(c.state, State::Running { .. })
     }
 
     /// An init container that is no sidecar is ready when it has succeeded; an ephemeral one never is.
@@ -203,6 +262,9 @@ impl Seen<'_> {
                     container_id: container_id(c),
                     allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
                     resources,
+                    user: made_of.map(user),
+                    volume_mounts: made_of.map(mounts).filter(|m| !m.is_empty()),
+                    stop_signal: made_of.and_then(|r| signal_name(r.stop_signal)),
                     ..Default::default()
                 }
             })

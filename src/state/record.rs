@@ -199,6 +199,14 @@ pub struct PodRecord {
     pub containers: Vec<ContainerRecord>,
 }
 
+impl PodRecord {
+    /// The manifest changes: `metadata.generation` counts on from 1.
+    pub fn next_generation(&mut self) {
+        let generation = &mut self.pod.metadata.generation;
+        *generation = Some(generation.unwrap_or(1) + 1);
+    }
+}
+
 /// What pause, the pod's directories and its cgroup are made from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SandboxRecord {
@@ -493,6 +501,9 @@ pub struct Status {
     /// A restart rule has every container begin anew: since then. Unset when all have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarting_all: Option<RestartingAll>,
+    /// Which conditions hold, and since when: husk's own, and those that users have set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionRecord>,
     /// A CRI client has stopped the sandbox: everything in it is killed, and it stays over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
@@ -521,6 +532,23 @@ pub struct RestartingAll {
     pub since: jiff::Timestamp,
     /// When what still runs is killed: CLOCK_BOOTTIME nanoseconds.
     pub deadline_boot_ns: u64,
+}
+
+/// One of `status.conditions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConditionRecord {
+    /// `type`.
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// `lastTransitionTime`.
+    pub since: jiff::Timestamp,
+    /// Why, in a CamelCase word; of husk's own it follows from the rest.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The same, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// A change of one container's resources.

@@ -30,7 +30,8 @@ impl Pod {
         if !pod::accepts_containers(&self.status) {
             return Err(refused("it is ending; nothing can be changed any more"));
         }
-        let new = amended(&self.record, amendment);
+        let mut new = amended(&self.record, amendment);
+        new.next_generation();
         self.dir.write_record(&new).map_err(|e| (Refusal::Unknown, e.to_string()))?;
         self.record = new;
         Ok(())

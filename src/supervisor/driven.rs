@@ -45,6 +45,7 @@ impl Pod {
                 | Request::Exec { .. }
                 | Request::Attach { .. }
                 | Request::Version
+                | Request::Condition { .. }
                 | Request::Upgrade { .. }
                 | Request::Amend
                 | Request::Restart { .. }
@@ -65,7 +66,7 @@ impl Pod {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Pod)) -> Answer {
         let before = self.status.clone();
         change(self);
-        if let Err(e) = self.dir.write_status(&self.status) {
+        if let Err(e) = self.write_status() {
             self.status = before;
             return Err((Refusal::Unknown, e.to_string()));
         }

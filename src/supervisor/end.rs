@@ -213,7 +213,7 @@ impl Pod {
     /// Phase Succeeded or Failed: logs and records stay, everything else goes.
     pub(super) fn finish(&mut self) {
         self.status.finished_at = Some(jiff::Timestamp::now());
-        if let Err(e) = self.dir.write_status(&self.status) {
+        if let Err(e) = self.write_status() {
             self.status.finished_at = None;
             say("error", format_args!("{e}, trying again"));
             self.unsaved = true;

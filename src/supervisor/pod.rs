@@ -31,7 +31,7 @@ use crate::runtime::{Error, container};
 use crate::state::Roots;
 use crate::state::events::Event;
 use crate::state::pods::PodDir;
-use crate::state::record::{Deletion, PodRecord, Status};
+use crate::state::record::{ConditionRecord, Deletion, PodRecord, Status};
 use crate::state::timeline::Kind;
 
 /// How many turns of the scheduler the last answers get; each needs one.
@@ -302,7 +302,7 @@ impl Pod {
             let decision = pod::decide(&self.record, &self.status, now());
             if decision.actions.is_empty() {
                 if starting && self.unsaved {
-                    self.dir.write_status(&self.status)?;
+                    self.write_status()?;
                     self.unsaved = false;
                 }
                 return Ok(decision.wake_boot_ns);
@@ -330,10 +330,16 @@ impl Pod {
         }
     }
 
+    /// Writes the status, with the conditions that follow from it.
+    pub(super) fn write_status(&mut self) -> Result<(), crate::state::Error> {
+        pod::apply_conditions(&self.record, &mut self.status, now());
+        self.dir.write_status(&self.status)
+    }
+
     /// Writes the status if it has changed, then lets keeper reap what it tells of. False: try again later, and decide nothing until then.
     pub(super) fn save(&mut self) -> bool {
         if self.unsaved {
-            match self.dir.write_status(&self.status) {
+            match self.write_status() {
                 Ok(()) => (self.unsaved, self.complained) = (false, false),
                 Err(e) => {
                     if !self.complained {
@@ -460,12 +466,36 @@ impl Pod {
                 let wanted = super::attach::Wanted { container, instance, stdin, ended };
                 self.attach(&wanted, Client { reply, connection });
             }
+            Request::Condition { kind, status, reason, message } => {
+                let _ = reply.send((self.condition(&kind, status, reason, message), None));
+            }
             Request::Version => drop(reply.send((version(), None))),
             Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
             Request::Resize { container, amounts } => self.resize(container, &amounts, reply),
             Request::Restart { container } => self.restart(container.as_deref(), &reply),
             Request::Amend => self.amend(fds, &reply),
             other => self.drive(other, fds, reply).await,
+        }
+    }
+
+    /// A user sets or removes one of the pod's conditions. On disk when it is answered.
+    fn condition(&mut self, kind: &str, status: Option<String>, reason: String, message: String) -> Response {
+        let new =
+            status.map(|status| ConditionRecord { kind: kind.to_owned(), status, since: now().wall, reason, message });
+        let before = self.status.conditions.clone();
+        match pod::set_condition(&mut self.status, kind, new) {
+            Err(why) => Response::refused(Refusal::InvalidArgument, why),
+            Ok(false) => Response::Ok,
+            Ok(true) => match self.write_status() {
+                Ok(()) => {
+                    (self.unsaved, self.complained) = (false, false);
+                    Response::Ok
+                }
+                Err(e) => {
+                    self.status.conditions = before;
+                    Response::refused(Refusal::Unknown, e.to_string())
+                }
+            },
         }
     }
 
@@ -481,7 +511,7 @@ impl Pod {
             self.stop_all();
         } else if asked || self.unsaved {
             self.unsaved = true;
-            match self.dir.write_status(&self.status) {
+            match self.write_status() {
                 Ok(()) => (self.unsaved, self.complained) = (false, false),
                 // Nobody would know of it any more if we died now.
                 Err(e) if nowait => {

@@ -101,7 +101,8 @@ impl Pod {
         let Some(wish) = self.status.resize.clone() else { return Ok(()) };
         let Some(index) = self.record.containers.iter().position(|c| c.name == wish.container) else { return Ok(()) };
         let new = resolve::resized(&self.record, &wish.container, wish.resources.clone());
-        let new = new.map_err(|e| failed(e.to_string()))?;
+        let mut new = new.map_err(|e| failed(e.to_string()))?;
+        new.next_generation();
         let done = self.has_room(&self.record, &new, index).and_then(|()| {
             self.set_limits(&self.record, &new, index).map_err(|e| self.too_full(&new, index, &e))?;
             self.dir.write_record(&new).map_err(|e| failed(e.to_string()))

@@ -173,7 +173,7 @@ impl Pod {
         let before = self.status.clone();
         let process_of = pod::Process { id, pid, start_ticks: ticks };
         pod::apply_start(&self.record, &mut self.status, index, attempt, process_of, now());
-        if let Err(e) = self.dir.write_status(&self.status) {
+        if let Err(e) = self.write_status() {
             self.status = before;
             return Err(e.into());
         }

@@ -21,6 +21,7 @@ mod restart;
 mod run_flags;
 mod sandbox;
 mod state;
+mod status;
 mod stdin;
 mod termination;
 mod timeline;

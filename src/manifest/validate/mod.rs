@@ -141,3 +141,11 @@ fn check_no_nul(value: &str, path: String, r: &mut Report) {
 fn has_control(s: &str) -> bool {
     s.chars().any(char::is_control)
 }
+
+/// Whether a condition may have this type.
+///
+/// # Errors
+/// The end of a sentence that begins with it.
+pub fn condition_type(text: &str) -> Result<(), String> {
+    names::qualified(text)
+}

@@ -67,7 +67,9 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     r.refuse(at("activeDeadlineSeconds"), active_deadline_seconds.is_some());
     r.refuse(at("ephemeralContainers"), any(ephemeral_containers));
     r.refuse(at("overhead"), any(overhead));
-    r.refuse(at("readinessGates"), any(readiness_gates));
+    for (index, gate) in readiness_gates.iter().flatten().enumerate() {
+        r.name(format!("spec.readinessGates[{index}].conditionType"), &gate.condition_type, names::qualified);
+    }
     r.refuse(at("resourceClaims"), any(resource_claims));
     r.refuse(at("runtimeClassName"), runtime_class_name.is_some());
     r.refuse(at("schedulingGates"), any(scheduling_gates));

@@ -143,7 +143,7 @@ fn pod_fields_that_are_not_supported_are_refused_by_path() {
             ("priority: 2000000000", "spec.priority"),
             ("priorityClassName: system-other", "spec.priorityClassName"),
             ("priorityClassName: system-node-critical, priority: 2000000000", "spec.priority"),
-            ("readinessGates: [{conditionType: x}]", "spec.readinessGates"),
+            ("readinessGates: [{conditionType: x}, {conditionType: a b}]", "spec.readinessGates[1].conditionType"),
             ("resourceClaims: [{name: x}]", "spec.resourceClaims"),
             ("runtimeClassName: kata", "spec.runtimeClassName"),
             ("schedulingGates: [{name: x}]", "spec.schedulingGates"),

@@ -43,6 +43,7 @@ pub fn exec(req: &Exec<'_>) -> Result<Starting, Error> {
     let birth = Birth {
         join: Some(req.container),
         pid_namespace: PidNamespace::Sandbox,
+        pid_namespace_of: None,
         into_cgroup: req.cgroup.into_cgroup,
         sibling: req.sibling,
     };

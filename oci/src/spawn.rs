@@ -95,6 +95,8 @@ pub struct Create<'a> {
     pub join: Option<Join<'a>>,
     /// The PID namespace.
     pub pid_namespace: PidNamespace,
+    /// With [`PidNamespace::Sandbox`]: a plain member of the one that this pidfd's process lives in, which is the sandbox's or below it.
+    pub pid_namespace_of: Option<BorrowedFd<'a>>,
     /// The cgroups.
     pub cgroup: Placement<'a>,
     /// The standard streams.
@@ -157,6 +159,7 @@ pub fn create(req: &Create<'_>) -> Result<Starting, Error> {
     let birth = Birth {
         join: req.join,
         pid_namespace: req.pid_namespace,
+        pid_namespace_of: req.pid_namespace_of,
         into_cgroup: req.cgroup.into_cgroup,
         sibling: req.sibling,
     };
@@ -167,6 +170,7 @@ pub fn create(req: &Create<'_>) -> Result<Starting, Error> {
 pub(crate) struct Birth<'a> {
     pub join: Option<Join<'a>>,
     pub pid_namespace: PidNamespace,
+    pub pid_namespace_of: Option<BorrowedFd<'a>>,
     pub into_cgroup: Option<BorrowedFd<'a>>,
     pub sibling: bool,
 }
@@ -234,7 +238,8 @@ fn clone(birth: &Birth<'_>, init: Init<'_>) -> Result<(Child, Option<i32>), (&'s
         }
         (Some(join), which) => (join, which == PidNamespace::Nested),
     };
-    let switched = Switched::to(join.pidfd).map_err(|e| ("enter the sandbox's PID namespace for the next child", e))?;
+    let of = birth.pid_namespace_of.filter(|_| !nested).unwrap_or(join.pidfd);
+    let switched = Switched::to(of).map_err(|e| ("enter the sandbox's PID namespace for the next child", e))?;
     let result = if nested {
         nested_clone(birth, join, &args, init).map_err(|e| (CLONE, e))
     } else {

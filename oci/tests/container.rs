@@ -277,6 +277,7 @@ fn a_container_without_a_sandbox_has_the_namespaces_that_its_spec_lists() {
         sources: &[],
         join: None,
         pid_namespace: PidNamespace::Nested,
+        pid_namespace_of: None,
         cgroup: Placement::default(),
         stdio: Stdio::Fds([null.as_fd(), file.as_fd(), file.as_fd()]),
         start: start_r.as_fd(),

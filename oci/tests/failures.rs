@@ -170,6 +170,7 @@ fn a_child_that_is_killed_while_it_sets_itself_up_is_reported_as_such() {
         sources: &[],
         join: Some(Join { pidfd: sandbox.pidfd.as_fd(), user: false }),
         pid_namespace: PidNamespace::Nested,
+        pid_namespace_of: None,
         cgroup: Placement::default(),
         stdio: Stdio::Fds([null.as_fd(); 3]),
         start: start.as_fd(),

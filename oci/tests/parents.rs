@@ -27,6 +27,7 @@ fn supervisor() {
         sources: &[],
         join: Some(Join { pidfd: pidfd.as_fd(), user: false }),
         pid_namespace: PidNamespace::Nested,
+        pid_namespace_of: None,
         cgroup: Placement::default(),
         stdio: Stdio::Fds([null.as_fd(); 3]),
         start: start_r.as_fd(),

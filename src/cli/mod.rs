@@ -8,6 +8,7 @@ mod attach;
 mod condition;
 mod cp;
 mod cri;
+mod debug;
 mod delete;
 mod describe;
 mod error;
@@ -173,6 +174,7 @@ commands! {
     "Run a command in a container" "exec" Exec(exec::Exec),
     "See what a container prints, and type into it" "attach" Attach(attach::Attach),
     "Lead ports of this host into a pod" "port-forward" PortForward(port_forward::PortForward),
+    "Look into a pod with a container of your own" "debug" Debug(debug::Debug),
     "Copy files between a container and the host" "cp" Cp(cp::Cp),
     "End pods and remove what they used" "delete" Delete(delete::Delete),
     "Make pods what their manifests say: create, change in place, or replace" "apply" Apply(apply::Apply),

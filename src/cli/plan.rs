@@ -81,6 +81,7 @@ fn container(out: &mut Out, c: &ContainerRecord) -> Result<(), Error> {
             PidMode::Container => "its own",
             PidMode::Pod => "the pod's",
             PidMode::Node => "the host's",
+            PidMode::Target => "another container's",
         },
     )?;
     row("privileged", if c.privileged { "yes" } else { "no" })?;

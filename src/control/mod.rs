@@ -122,6 +122,14 @@ pub enum Request {
         /// A sentence, or nothing.
         message: String,
     },
+    /// Add an ephemeral container to a pod that lives by its manifest, and start it. An fd comes with the packet: a file with an
+    /// [`Added`](crate::state::record::Added) as JSON. The same container again is fine.
+    AddEphemeral,
+    /// Stop an ephemeral container and forget it. Answered when it is gone; one that is not there is fine.
+    RemoveEphemeral {
+        /// Its name.
+        name: String,
+    },
     /// Kill everything in a driven pod and end its sandbox; its records stay. Answered when that is done.
     StopSandbox,
 }

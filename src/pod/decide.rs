@@ -1,5 +1,6 @@
 //! What to do next.
 
+use super::ephemeral;
 use super::rules::{SECOND_NS, any_running, closing, ended, is_running, sandbox_alive, settled};
 use crate::state::record::{Container, ContainerKind, Deletion, PodRecord, State, Status};
 
@@ -93,7 +94,10 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
     if record.driven() {
         return driven(status, now);
     }
-    if status.initialized_at.is_none() { initialize(record, status, now) } else { run(record, status, now) }
+    let mut decision =
+        if status.initialized_at.is_none() { initialize(record, status, now) } else { run(record, status, now) };
+    ephemeral::look_after(&mut decision, status, now);
+    decision
 }
 
 /// The positions of the containers that a new pod starts first, as [`decide`] will say: they can be prepared before there is a sandbox.
@@ -129,7 +133,7 @@ fn driven(status: &Status, now: Now) -> Decision {
 }
 
 /// What runs and has a deadline is asked to stop, and killed when its time is over.
-fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
+pub(super) fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
     let (State::Running { stopping, .. }, Some(deadline)) =
         (&c.state, c.stop.as_ref().map(|stop| stop.deadline_boot_ns))
     else {

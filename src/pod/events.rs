@@ -61,11 +61,12 @@ impl Container {
             started: None,
             ready: None,
             oom_kills: 0,
+            ephemeral: None,
             made_of: None,
         }
     }
 
-    /// A container that a CRI client has created and not yet started, beside those that are there.
+    /// A container that was added to a pod that is there and not yet started, beside those that are there.
     pub fn created(record: ContainerRecord, others: &[Container]) -> Container {
         let free = |slot: &u32| others.iter().all(|other| other.slot != *slot);
         let slot = (0..).find(free).unwrap_or(u32::MAX);

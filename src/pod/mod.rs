@@ -9,6 +9,7 @@
 //! * `event_object.rs`: what was told to the `v1.Event` that users see
 
 mod decide;
+mod ephemeral;
 mod event_object;
 mod events;
 mod rules;

@@ -112,6 +112,10 @@ pub fn to_v1(record: &PodRecord, status: &Status, live: Liveness) -> Pod {
     if let (true, Some(spec)) = (record.driven(), &mut pod.spec) {
         spec.containers = record.containers.iter().map(client_container).collect();
     }
+    let added: Vec<_> = status.containers.iter().filter_map(|c| c.ephemeral.as_deref().cloned()).collect();
+    if let (false, Some(spec)) = (added.is_empty(), &mut pod.spec) {
+        spec.ephemeral_containers = Some(added);
+    }
     if let Some(deletion) = &status.deletion {
         // As an API server has it: the time at which the grace is over.
         let grace = i64::try_from(deletion.grace_seconds).unwrap_or(i64::MAX);

@@ -175,11 +175,11 @@ fn prepare_in(
 }
 
 impl Prepared {
-    /// Clones the process, and returns while it is setting itself up.
+    /// Clones the process, and returns while it is setting itself up. `target`: the process of the container whose PID namespace it joins, if it does.
     ///
     /// # Errors
     /// A sentence about the container. Its cgroup stays.
-    pub fn launch(self, context: &Context<'_>, index: usize) -> Result<Created, Error> {
+    pub fn launch(self, context: &Context<'_>, index: usize, target: Option<BorrowedFd<'_>>) -> Result<Created, Error> {
         let container = &context.record.containers[index];
         let sources: Vec<spawn::Source<'_>> = self.mounted.origins.iter().map(mounts::Origin::as_source).collect();
         let process = spawn::create(&spawn::Create {
@@ -189,9 +189,10 @@ impl Prepared {
             join: Some(spawn::Join { pidfd: context.sandbox, user: false }),
             pid_namespace: match container.pid {
                 PidMode::Node => spawn::PidNamespace::Host,
-                PidMode::Pod => spawn::PidNamespace::Sandbox,
+                PidMode::Pod | PidMode::Target => spawn::PidNamespace::Sandbox,
                 PidMode::Container => spawn::PidNamespace::Nested,
             },
+            pid_namespace_of: target,
             cgroup: spawn::Placement {
                 into_cgroup: self.placement.into_cgroup.as_ref().map(AsFd::as_fd),
                 tasks: &self.placement.tasks,

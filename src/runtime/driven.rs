@@ -3,10 +3,7 @@
 //! Every verb may be repeated: a client whose answer was lost asks again and gets the same one.
 
 use std::fmt;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
-
-use husk_oci::sys::fd;
 
 use super::{DeleteOptions, Error, container, delete, remove};
 use crate::cgroup::{CgroupDriver, Cgroupfs, Limits};
@@ -185,10 +182,7 @@ fn not_ready(id: &str) -> Refused {
 /// `NotFound`; `FailedPrecondition` for a sandbox that is over; `AlreadyExists` for a container of that name and attempt which was started.
 pub fn create(roots: &Roots, sandbox_id: &str, record: &ContainerRecord) -> Result<(), Refused> {
     let entry = sandbox(roots, sandbox_id)?;
-    let text = serde_json::to_vec(record).map_err(|e| refused(Refusal::Unknown, e.to_string()))?;
-    let memory = fd::memfd(c"container", false).map_err(|e| Error::sys("make a file in memory", e))?;
-    let mut file = std::fs::File::from(memory);
-    file.write_all(&text).map_err(|e| Error::io("write a file in memory", &e))?;
+    let file = super::update::in_memory(c"container", record)?;
     if tell(roots, &entry, &Request::Create, &[file.as_fd()])? { Ok(()) } else { Err(not_ready(sandbox_id)) }
 }
 

@@ -7,6 +7,7 @@ pub mod copy;
 pub mod delete;
 pub mod devices;
 pub mod driven;
+pub mod ephemeral;
 pub mod error;
 pub mod exe;
 pub mod helper;

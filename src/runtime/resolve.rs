@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
+    Container, EphemeralContainer, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
 };
 
 use super::apparmor::{self, Wanted};
@@ -282,6 +282,7 @@ fn container(
         } else {
             PidMode::Container
         },
+        pid_target: String::new(),
         privileged,
         capabilities: capabilities(c)?,
         no_new_privileges: security.allow_privilege_escalation == Some(false),
@@ -295,6 +296,28 @@ fn container(
         mounts,
         devices: Vec::new(),
         client: None,
+    })
+}
+
+/// Decides everything about an ephemeral container of a pod that is there. It was validated against that pod.
+///
+/// # Errors
+/// A field that does not fit the image or the host.
+pub fn ephemeral(store: &Store, record: &PodRecord, asked: &EphemeralContainer) -> Result<ContainerRecord, Error> {
+    let (pod, c) = (&record.pod, manifest::ephemeral::container(asked));
+    let field = format!("pod {}: spec.ephemeralContainers[{}]", record.name(), record.containers.len());
+    let spec = pod.spec.clone().unwrap_or_default();
+    let limits =
+        limits::of_container(pod, &spec, &c, &field).map_err(|e| Error::Image { field: e.path, what: e.message })?;
+    let made = container(store, pod, &c, ContainerKind::Ephemeral, &field, &mut HashMap::new())?;
+    let target = asked.target_container_name.clone().filter(|name| !name.is_empty());
+    let limits = Limits { devices: made.limits.devices.clone(), ..limits };
+    Ok(match target {
+        // In a namespace of the pod's or the host's the other container is seen anyway.
+        Some(pid_target) if made.pid == PidMode::Container => {
+            ContainerRecord { pid: PidMode::Target, pid_target, limits, ..made }
+        }
+        _ => ContainerRecord { limits, ..made },
     })
 }
 
@@ -347,6 +370,8 @@ pub struct Asked {
     pub stdin_once: bool,
     /// Which processes it sees.
     pub pid: PidMode,
+    /// With [`PidMode::Target`]: whose.
+    pub pid_target: String,
     /// Everything is allowed.
     pub privileged: bool,
     /// `capabilities.add_capabilities`.
@@ -430,6 +455,7 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         stdin: asked.stdin,
         stdin_once: asked.stdin_once,
         pid: asked.pid,
+        pid_target: asked.pid_target,
         privileged: asked.privileged,
         capabilities,
         no_new_privileges: asked.no_new_privileges,

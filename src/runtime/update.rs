@@ -1,5 +1,7 @@
 //! What changes in a pod that lives: resources of its containers (`husk update`), labels and the like (`husk apply`, `husk watch`).
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -25,11 +27,7 @@ pub fn update(roots: &Roots, entry: &PodEntry, container: Option<String>, amount
 /// # Errors
 /// As [`update`].
 pub fn amend(roots: &Roots, entry: &PodEntry, amendment: &Amendment) -> Result<(), Error> {
-    let text = serde_json::to_vec(amendment).map_err(|e| Error::Internal { what: e.to_string() })?;
-    // Annotations may be more than a packet holds.
-    let memory = fd::memfd(c"amendment", false).map_err(|e| Error::sys("make a file in memory", e))?;
-    let mut file = std::fs::File::from(memory);
-    file.write_all(&text).map_err(|e| Error::io("write a file in memory", &e))?;
+    let file = in_memory(c"amendment", amendment)?;
     ask(roots, entry, &Request::Amend, &[file.as_fd()])
 }
 
@@ -39,6 +37,15 @@ pub fn amend(roots: &Roots, entry: &PodEntry, amendment: &Amendment) -> Result<(
 /// As [`update`].
 pub fn restart(roots: &Roots, entry: &PodEntry, container: Option<String>) -> Result<(), Error> {
     ask(roots, entry, &Request::Restart { container }, &[])
+}
+
+/// Something for a supervisor that may be more than a packet holds, as a file that goes with the packet.
+pub(super) fn in_memory(name: &CStr, what: &impl serde::Serialize) -> Result<File, Error> {
+    let text = serde_json::to_vec(what).map_err(|e| Error::Internal { what: e.to_string() })?;
+    let memory = fd::memfd(name, false).map_err(|e| Error::sys("make a file in memory", e))?;
+    let mut file = File::from(memory);
+    file.write_all(&text).map_err(|e| Error::io("write a file in memory", &e))?;
+    Ok(file)
 }
 
 /// Asks the supervisor of a pod that lives for something that it answers with done or not.

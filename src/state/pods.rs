@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroup::DriverKind;
 
-use super::record::{Owner, PodRecord, Status};
+use super::record::{ContainerKind, Owner, PodRecord, Status};
 use super::{Error, Lock, LockMode, Roots, open_dir, read_record, replace_record};
 
 /// One pod as its records tell.
@@ -516,8 +516,9 @@ fn read_both(dir: &Path) -> Result<Option<(PodRecord, Status)>, Error> {
     let Some(mut record) = read_record::<PodRecord>(&dir.join("pod.json"))? else { return Ok(None) };
     let Some(status) = read_record::<Status>(&dir.join("status.json"))? else { return Ok(None) };
     if record.driven() {
-        record.containers = status.containers.iter().filter_map(|c| c.made_of.as_deref().cloned()).collect();
+        record.containers.clear();
     }
+    record.containers.extend(status.containers.iter().filter_map(|c| c.made_of.as_deref().cloned()));
     if status.containers.len() == record.containers.len() {
         return Ok(Some((record, status)));
     }
@@ -553,12 +554,17 @@ impl PodDir {
         read_both(&self.path)
     }
 
-    /// Writes `pod.json`; synced when this returns.
+    /// Writes `pod.json`, without the containers that stand in the status; synced when this returns.
     ///
     /// # Errors
     /// The file system's.
     pub fn write_record(&self, record: &PodRecord) -> Result<(), Error> {
-        replace_record(&self.path, self.fd.as_fd(), "pod.json", record)
+        if !record.driven() && record.containers.iter().all(|c| c.kind != ContainerKind::Ephemeral) {
+            return replace_record(&self.path, self.fd.as_fd(), "pod.json", record);
+        }
+        let mut own = record.clone();
+        own.containers.retain(|c| !record.driven() && c.kind != ContainerKind::Ephemeral);
+        replace_record(&self.path, self.fd.as_fd(), "pod.json", &own)
     }
 
     /// Replaces `status.json`; synced when this returns.

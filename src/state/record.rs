@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{EphemeralContainer, Pod, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{DeviceKind, DriverKind, Limits};
@@ -195,7 +195,7 @@ pub struct PodRecord {
     /// What the sandbox is made of.
     pub sandbox: SandboxRecord,
     /// Init containers first, then app containers, each in spec order. In the file of a CRI client's pod always empty: its containers come and
-    /// go, and stand in `status.json` ([`Container::made_of`]); whoever reads both files finds them here too.
+    /// go, and stand in `status.json` ([`Container::made_of`]); so do ephemeral containers, which come last. Whoever reads both files finds all of them here.
     pub containers: Vec<ContainerRecord>,
 }
 
@@ -299,6 +299,9 @@ pub struct ContainerRecord {
     pub stdin_once: bool,
     /// Which processes it sees.
     pub pid: PidMode,
+    /// With [`PidMode::Target`]: the other container's name, or a CRI client's id of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pid_target: String,
     /// All devices, all capabilities, nothing masked.
     pub privileged: bool,
     /// Names as in capabilities(7), without `CAP_`.
@@ -335,6 +338,15 @@ impl ContainerRecord {
     }
 }
 
+/// An ephemeral container on its way to a pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Added {
+    /// What it is made of.
+    pub record: ContainerRecord,
+    /// What was asked for.
+    pub asked: EphemeralContainer,
+}
+
 /// A device node as a container gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRecord {
@@ -365,6 +377,8 @@ pub enum PidMode {
     Pod,
     /// The host's: `hostPID`, CRI `NODE`.
     Node,
+    /// That of another container which has its own, [`ContainerRecord::pid_target`]: `targetContainerName`, CRI `TARGET`.
+    Target,
 }
 
 /// One volume mount.
@@ -639,7 +653,10 @@ pub struct Container {
     /// How many processes of the current instance the kernel has killed for want of memory, and the main one lived on.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub oom_kills: u64,
-    /// What it is made from, in a CRI client's pod.
+    /// An ephemeral container as it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Box<EphemeralContainer>>,
+    /// What it is made from, if it is an ephemeral container or in a CRI client's pod: these come and go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<Box<ContainerRecord>>,
 }

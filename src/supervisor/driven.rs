@@ -44,6 +44,8 @@ impl Pod {
                 Request::Delete { .. }
                 | Request::Exec { .. }
                 | Request::Attach { .. }
+                | Request::AddEphemeral
+                | Request::RemoveEphemeral { .. }
                 | Request::Version
                 | Request::Condition { .. }
                 | Request::Upgrade { .. }
@@ -141,15 +143,7 @@ impl Pod {
     /// Forgets a container that does not run, and frees what it has.
     fn take_away(&mut self, id: &str) -> Answer {
         let index = self.index_of(id)?;
-        let instance = self.instance(index, self.status.containers[index].attempt, id, false);
-        let slot = instance.slot;
-        self.change(|pod| drop(pod.status.containers.remove(index)))?;
-        self.free_instance(instance);
-        self.record.containers.remove(index);
-        self.live.remove(index);
-        // Nobody waits for the output of a container that is removed.
-        self.leaving.retain(|l| l.instance.slot != slot);
-        Ok(())
+        self.take_away_at(index)
     }
 
     fn update(&mut self, id: &str, limits: Limits) -> Answer {

@@ -131,12 +131,14 @@ impl Pod {
             }
         }
         let driver = self.driver.clone();
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             remove_cgroup(&driver, &cgroup).await;
             if let Some(dir) = dir {
                 remove_dir(&dir).await;
             }
         });
+        self.freeing.retain(|earlier| !earlier.is_finished());
+        self.freeing.push(task);
     }
 
     /// Asks all containers to stop that were not asked yet.

@@ -14,6 +14,7 @@ mod attach;
 mod begin;
 mod driven;
 mod end;
+mod ephemeral;
 mod events;
 pub mod exec;
 pub mod journal;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::First;
 use super::begin::staging;
+use super::ephemeral::Leaver;
 use super::keeper::Keeper;
 use super::oom::{Killed, Watching};
 use super::probes::Probing;
@@ -127,6 +128,10 @@ pub struct Pod {
     pub(super) waiting_for_exit: Vec<Waiting>,
     /// Who is attached to an instance of a container, by its id.
     pub(super) attached: Vec<(String, Reply)>,
+    /// Who waits until an ephemeral container is gone.
+    pub(super) leavers: Vec<Leaver>,
+    /// What is being freed in the background.
+    pub(super) freeing: Vec<JoinHandle<()>>,
     /// Who waits for a container's new resources.
     pub(super) waiting_for_resize: Vec<Reply>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
@@ -206,6 +211,8 @@ impl Pod {
             waiting_for_steps: Vec::new(),
             waiting_for_exit: Vec::new(),
             attached: Vec::new(),
+            leavers: Vec::new(),
+            freeing: Vec::new(),
             waiting_for_resize: Vec::new(),
             commands,
             command_sender,
@@ -296,6 +303,7 @@ impl Pod {
                 self.tidy();
                 self.answer_exits();
                 self.answer_attached();
+                self.take_leavers_away();
                 self.advance_resize();
             }
             let before = self.status.clone();
@@ -469,6 +477,8 @@ impl Pod {
             Request::Condition { kind, status, reason, message } => {
                 let _ = reply.send((self.condition(&kind, status, reason, message), None));
             }
+            Request::AddEphemeral => self.add_ephemeral(fds, reply).await,
+            Request::RemoveEphemeral { name } => self.remove_ephemeral(name, reply),
             Request::Version => drop(reply.send((version(), None))),
             Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
             Request::Resize { container, amounts } => self.resize(container, &amounts, reply),

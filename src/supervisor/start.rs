@@ -88,6 +88,8 @@ impl Pod {
         let mut prepared_ns = None;
         let ahead = self.prepared.take_if(|(of, _)| *of == index && attempt == 0);
         let pause = self.pause.as_ref().ok_or_else(|| in_container("the sandbox is gone".into()))?;
+        // Looked for before anything is made.
+        self.pid_target(index)?;
         let context = self.context(pause.as_fd());
         let prepared = match ahead {
             Some((_, prepared)) => prepared,
@@ -102,7 +104,7 @@ impl Pod {
         let instance = self.instance(index, attempt, &prepared.id, false);
         let cgroup = instance.cgroup.clone();
         let from = clock_ns();
-        let launched = prepared.launch(&context, index);
+        let launched = prepared.launch(&context, index, self.pid_target(index)?);
         if let Some((from, to)) = prepared_ns {
             self.past_step(Kind::Prepare, index, attempt, from, to);
         }

@@ -448,3 +448,46 @@ fn a_memory_limit_below_present_use_is_refused() {
     let taken = update(64 << 20);
     assert_eq!(taken.code, Some(0), "{taken}");
 }
+
+#[test]
+fn a_container_joins_the_pid_namespace_of_another_one_and_has_a_stdin() {
+    let host = Host::new();
+    let client = Client::new(&host, "target");
+    let own = json!({"metadata": {"name": "main"}, "image": {"image": BUSYBOX}, "command": ["sleep", "100000"],
+        "linux": {"securityContext": {"namespaceOptions": {"pid": "CONTAINER"}}}});
+    let target = client.call("CreateContainer", json!({"podSandboxId": client.sandbox, "config": own}));
+    let target = target["containerId"].as_str().expect("an id").to_owned();
+    client.call("StartContainer", json!({"containerId": target}));
+    let options = |id: &str| {
+        json!({"metadata": {"name": "look"}, "image": {"image": BUSYBOX}, "stdin": true, "stdinOnce": true,
+            "command": ["sh", "-c", "read x; echo $x; tr '\\0' ' ' < /proc/1/cmdline; exec sleep 100000"],
+            "linux": {"securityContext": {"namespaceOptions": {"pid": "TARGET", "targetId": id}}}})
+    };
+    let create = |id: &str| json!({"podSandboxId": client.sandbox, "config": options(id)});
+    refused(&host, "CreateContainer", &create("none"), "INVALID_ARGUMENT", "there is no container \"none\"");
+    let look = client.call("CreateContainer", create(&target))["containerId"].as_str().expect("an id").to_owned();
+    client.call("StartContainer", json!({"containerId": look}));
+    let mut attached = host.job(&["attach", "-i", "target", "-n", "clients", "-c", "look"]);
+    attached = attached.stdin("typed\n");
+    let attached = attached.start();
+    wait_for("what it sees", || client.log("look").contains("sleep 100000").then_some(()));
+    assert!(client.log("look").contains("typed"));
+    // The end of the target is its own.
+    client.call("StopContainer", json!({"containerId": target, "timeout": 0}));
+    assert_eq!(client.wait_exit(&look)["exitCode"], 137);
+    assert_eq!(attached.finish().code, Some(137));
+    let late = client.call(
+        "CreateContainer",
+        json!({"podSandboxId": client.sandbox, "config": {
+        "metadata": {"name": "late"}, "image": {"image": BUSYBOX}, "command": ["sleep", "1"],
+        "linux": {"securityContext": {"namespaceOptions": {"pid": "TARGET", "targetId": target}}}}}),
+    );
+    refused(&host, "StartContainer", &json!({"containerId": late["containerId"]}), "UNKNOWN", "does not run");
+    // What it has left can be read, and nothing be written.
+    let to = host.dir.join("passwd");
+    let to = to.to_str().expect("temp paths are UTF-8");
+    host.ok(&["cp", "target:/etc/passwd", to, "-n", "clients", "-c", "main"]);
+    assert!(std::fs::read_to_string(to).expect("read").contains("root"));
+    assert!(host.refused(&["cp", to, "target:/x", "-n", "clients", "-c", "main"]).contains("can only be read"));
+    client.remove();
+}

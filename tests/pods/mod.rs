@@ -6,6 +6,7 @@ mod bad_input;
 mod cgroups;
 mod cp;
 mod crash;
+mod debug;
 mod events;
 mod harness;
 mod images;

@@ -448,6 +448,7 @@ mod tests {
             sources,
             join: Some(Join { pidfd: fd, user }),
             pid_namespace: PidNamespace::Nested,
+            pid_namespace_of: None,
             cgroup: Placement { into_cgroup: None, tasks: &tasks },
             stdio: Stdio::Fds([fd; 3]),
             start: fd,

@@ -286,6 +286,7 @@ impl<'a> Setup<'a> {
             sources: self.sources,
             join: Some(Join { pidfd: self.sandbox.pidfd.as_fd(), user: self.sandbox.user }),
             pid_namespace: self.pid_namespace,
+            pid_namespace_of: None,
             cgroup: self.placement,
             stdio,
             start: start_r.as_fd(),

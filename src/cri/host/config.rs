@@ -13,7 +13,8 @@ use crate::runtime::resolve::Asked;
 use crate::runtime::{Settings, driven, network};
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation, SandboxRecord, VERSION,
+    Access, ClientContainer, ContainerRecord, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation,
+    SandboxRecord, VERSION,
 };
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -242,7 +243,7 @@ fn pid_mode(field: &str, options: &NamespaceOption) -> Result<PidMode, Status> {
         NamespaceMode::Pod => Ok(PidMode::Pod),
         NamespaceMode::Container => Ok(PidMode::Container),
         NamespaceMode::Node => Ok(PidMode::Node),
-        NamespaceMode::Target => Err(unsupported(field, "a container cannot join another one's PID namespace yet")),
+        NamespaceMode::Target => Err(wrong(field, "TARGET is for containers")),
     }
 }
 
@@ -363,6 +364,7 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
     });
     let policy = SupplementalGroupsPolicy::try_from(security.supplemental_groups_policy)
         .map_err(|_| wrong(&format!("{at}.supplementalGroupsPolicy"), "no such policy"))?;
+    let (pid, pid_target) = container_pid(at, sandbox, security.namespace_options.as_ref())?;
     let log_path = log_path(sandbox, &config.log_path)?;
     Ok(Asked {
         client: ClientContainer {
@@ -386,7 +388,8 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
         tty: config.tty,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
-        pid: container_pid(at, sandbox, security.namespace_options.as_ref())?,
+        pid,
+        pid_target,
         privileged: security.privileged,
         add_capabilities: capabilities.add_capabilities,
         drop_capabilities: capabilities.drop_capabilities,
@@ -405,9 +408,13 @@ pub(super) fn container(sandbox: &PodRecord, config: ContainerConfig) -> Result<
 }
 
 /// Without options of its own a container has the sandbox's.
-fn container_pid(at: &str, sandbox: &PodRecord, options: Option<&NamespaceOption>) -> Result<PidMode, Status> {
+fn container_pid(
+    at: &str,
+    sandbox: &PodRecord,
+    options: Option<&NamespaceOption>,
+) -> Result<(PidMode, String), Status> {
     let at = format!("{at}.namespaceOptions");
-    let Some(options) = options else { return Ok(sandbox.sandbox.pid) };
+    let Some(options) = options else { return Ok((sandbox.sandbox.pid, String::new())) };
     for (field, number, of_pod) in
         [("network", options.network, sandbox.sandbox.host_network), ("ipc", options.ipc, sandbox.sandbox.host_ipc)]
     {
@@ -418,11 +425,24 @@ fn container_pid(at: &str, sandbox: &PodRecord, options: Option<&NamespaceOption
     }
     users(&format!("{at}.usernsOptions"), options.userns_options.as_ref())?;
     let field = format!("{at}.pid");
-    let pid = pid_mode(&field, options)?;
+    let (pid, target) = match mode(&field, options.pid)? {
+        NamespaceMode::Target => target(&format!("{at}.targetId"), sandbox, &options.target_id)?,
+        _ => (pid_mode(&field, options)?, String::new()),
+    };
     if (pid == PidMode::Node) != sandbox.sandbox.host_pid {
         return Err(wrong(&field, "NODE must be what the pod sandbox has, too"));
     }
-    Ok(pid)
+    Ok((pid, target))
+}
+
+/// Whose processes a container sees that sees those of another one: it may share with somebody itself.
+fn target(field: &str, sandbox: &PodRecord, id: &str) -> Result<(PidMode, String), Status> {
+    let is = |c: &&ContainerRecord| c.client.as_ref().is_some_and(|client| client.id == id);
+    match sandbox.containers.iter().find(is) {
+        Some(c) if c.pid == PidMode::Container => Ok((PidMode::Target, id.to_owned())),
+        Some(c) => Ok((c.pid, c.pid_target.clone())),
+        None => Err(wrong(field, format!("there is no container {id:?} in the pod sandbox"))),
+    }
 }
 
 /// `uid`, `uid:gid` or a name, as an image's USER is written.

@@ -113,6 +113,8 @@ pub(super) fn message(entry: &PodEntry) -> PodSandboxStatus {
             PidMode::Container => NamespaceMode::Container,
             PidMode::Pod => NamespaceMode::Pod,
             PidMode::Node => NamespaceMode::Node,
+            // Never a sandbox's.
+            PidMode::Target => NamespaceMode::Target,
         }
         .into(),
         ipc: of_host(sandbox.host_ipc),

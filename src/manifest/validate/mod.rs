@@ -5,6 +5,7 @@
 
 mod container;
 mod dns;
+mod ephemeral;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;
@@ -15,6 +16,7 @@ mod security;
 mod tests;
 mod volume;
 
+pub use ephemeral::validate_ephemeral;
 use k8s_openapi::api::core::v1::Pod;
 use std::fmt;
 

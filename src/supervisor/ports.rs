@@ -271,7 +271,8 @@ async fn serve_udp(socket: OwnedFd, port: Port, addresses: PodAddresses) -> io::
             }
         };
         // A datagram that cannot be sent is lost, as datagrams are.
-        let _ = pod.try_send(&datagram[..length]);
+        // (A socket that is new to the event loop is not known to be ready yet.)
+        let _ = pod.send(&datagram[..length]).await;
     }
 }
 
@@ -280,7 +281,7 @@ async fn answer(pod: &UdpSocket, socket: &UdpSocket, peer: SocketAddr) {
     while let Ok(Ok(())) = tokio::time::timeout(UDP_IDLE, pod.readable()).await {
         let mut datagram = vec![0; 1 << 16];
         match pod.try_recv(&mut datagram) {
-            Ok(length) => drop(socket.try_send_to(&datagram[..length], peer)),
+            Ok(length) => drop(socket.send_to(&datagram[..length], peer).await),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             // Nobody listens in the pod.
             Err(_) => return,

@@ -69,10 +69,8 @@ pub async fn serve(listener: OwnedFd, commands: mpsc::UnboundedSender<Command>) 
 }
 
 async fn converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Command>) {
-    if let Err(e) = try_converse(connection, commands).await {
-        // A client that goes away in the middle is its own affair.
-        say("info", format_args!("control connection ended: {e}"));
-    }
+    // A client that goes away in the middle is its own affair: a line for each would let the log grow without bound.
+    let _ = try_converse(connection, commands).await;
 }
 
 async fn try_converse(connection: OwnedFd, commands: mpsc::UnboundedSender<Command>) -> io::Result<()> {

@@ -51,6 +51,8 @@ pub struct Host {
     pub state: PathBuf,
     /// `--cgroup-driver`, unless it is the default.
     pub cgroup_driver: Option<&'static str>,
+    /// Lines of what is left that are not husk's affair.
+    pub stays: &'static [&'static str],
     before: Snapshot,
     /// Where this thread was before; `None`: it was in a namespace of the test's own already.
     _netns: Option<netns::Own>,
@@ -118,7 +120,7 @@ impl Host {
         // A bridge, a table and ports of the host are this test's alone, and go with it.
         let netns = (!matches!(turn, Turn::Borrowed)).then(netns::Own::enter);
         let before = Snapshot::take(&dir, &state);
-        Host { dir, root, state, cgroup_driver: None, before, _netns: netns, _turn: turn }
+        Host { dir, root, state, cgroup_driver: None, stays: &[], before, _netns: netns, _turn: turn }
     }
 
     /// Runs `husk` on this host's roots until it ends.
@@ -220,7 +222,9 @@ impl Host {
 
     /// What is on the machine of this host now, besides the images it holds.
     pub fn left_now(&self) -> Vec<String> {
-        self.before.compare(&Snapshot::take(&self.dir, &self.state))
+        let mut left = self.before.compare(&Snapshot::take(&self.dir, &self.state));
+        left.retain(|line| !self.stays.contains(&line.as_str()));
+        left
     }
 
     /// As [`Host::left_now`]; waits a moment for processes that are on their way out.
@@ -239,6 +243,16 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Fails unless nothing is left of pods that are gone, beside what all pods share and gc removes.
+    #[track_caller]
+    pub fn assert_empty(&self) {
+        let shared = |line: &str| line.starts_with("interface husk-") || line.starts_with("nftables table husk-");
+        let left = self.left_behind_beside(shared);
+        assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+        self.ok(&["gc"]);
+        self.assert_untouched();
     }
 
     /// Fails unless nothing is left, without deleting anything first: for calls that must not have changed the host.

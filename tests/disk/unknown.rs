@@ -100,7 +100,7 @@ fn a_dead_pod_with_a_spoilt_record_is_unknown_and_goes_by_gc_by_name_by_uid_and_
         }
     }
     host.ok(&["delete", "pod", "good", "--force"]);
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_live_pod_with_a_spoilt_record_is_unknown_is_not_collected_and_can_be_delete
             assert!(!alive(main) && !pod.dir.exists(), "{what} {file}");
         }
     }
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn records_that_were_taken_away_from_a_live_pod_make_it_unknown_too() {
         host.ok(&["delete", "pod", "robbed"]);
         assert!(!alive(main));
     }
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_is_no_pod_directory_is_shown_and_collected() {
     fs::remove_file(host.state.join("names/default_climber")).expect("it points to something that is there");
     assert!(alive(good.pid("main")));
     good.delete(&["--force"]);
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -193,5 +193,5 @@ fn a_record_of_another_husk_is_left_alone_unless_it_is_deleted_by_force() {
     assert_eq!(fs::read_to_string(&path).expect("read"), text);
     assert!(host.root.join(format!("logs/default_newer_{uid}/main/0.log")).exists());
     host.ok(&["delete", "pod", "newer", "--force"]);
-    host.assert_untouched();
+    host.assert_empty();
 }

@@ -51,7 +51,7 @@ fn with_rm_nothing_is_left() {
     let output =
         host.husk(&["run", "--rm", &file(&host, "a", json!({"containers": [container("main", "exit 5", json!({}))]}))]);
     assert_eq!(output.code, Some(5), "{output}");
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn attached_it_prints_what_the_container_prints_from_its_first_byte() {
     let output = host.husk(&["run", "--rm", "--attach", &file(&host, "a", spec)]);
     assert_eq!((output.code, output.out().as_str()), (Some(4), "out\n"), "{output}");
     assert!(output.err().contains("err\n"), "{output}");
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_signal_ends_the_pod_with_its_grace_and_the_second_one_at_once() {
         job.kill(signal);
         let output = job.finish();
         assert_eq!(output.code, Some(128 + signal as i32), "{output}");
-        host.assert_untouched();
+        host.assert_empty();
     }
     let stubborn = container("main", "trap '' TERM; echo ready; while :; do sleep 1; done", json!({}));
     let spec = json!({"terminationGracePeriodSeconds": 100_000, "containers": [stubborn]});
@@ -86,7 +86,7 @@ fn a_signal_ends_the_pod_with_its_grace_and_the_second_one_at_once() {
     job.kill(Signal::SIGINT);
     let output = job.finish();
     assert_eq!(output.code, Some(130), "{output}");
-    host.assert_untouched();
+    host.assert_empty();
 }
 
 #[test]
@@ -122,5 +122,5 @@ fn a_dry_run_tells_what_would_be_made_and_touches_nothing() {
     assert!(host.ok(&["run", "--dry-run", "-o", "yaml", &path]).out().contains("restartPolicy: Never"));
     let bad = file(&host, "bad", json!({"containers": [{"name": "main", "image": "husk.test/none:1"}]}));
     assert!(host.refused(&["run", "--dry-run", &bad]).contains("husk.test/none:1"));
-    host.assert_untouched();
+    host.assert_empty();
 }

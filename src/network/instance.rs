@@ -205,7 +205,11 @@ impl Home<'_> {
             std::fs::rename(&new, &path)?;
             File::open(self.dir)?.sync_all()
         };
-        replace().map_err(|e| Error::io(format_args!("write {}", path.display()), &e))
+        replace().map_err(|e| {
+            // Not there, or on a file system that refuses everything: the next try overwrites it.
+            let _ = std::fs::remove_file(&new);
+            Error::io(format_args!("write {}", path.display()), &e)
+        })
     }
 }
 

@@ -91,6 +91,7 @@ struct Source {
     said: BTreeMap<String, String>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one for each source, made once")]
 enum From {
     Directory {
         directory: Directory,

@@ -38,8 +38,8 @@ impl Network {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of our own");
         tool("ip", &["link", "set", "lo", "up"]);
         let mut host = Host::new();
-        // The bridge plugin leaves its bridge to the next pod.
-        host.stays = &["interface br0"];
+        // The bridge plugin leaves its bridge to the next pod, and portmap the tables of iptables.
+        host.stays = &["interface br0", "nftables table filter", "nftables table nat"];
         let (conf_dir, plugin_dir) = (host.dir.join("net.d"), host.dir.join("plugins"));
         for dir in [&conf_dir, &plugin_dir] {
             fs::create_dir(dir).expect("make a directory of the test");

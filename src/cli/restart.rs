@@ -62,7 +62,7 @@ impl Restart {
                 let new = now.status.containers.iter().find(|c| c.name == old.name);
                 new.is_none_or(|new| new.attempt > old.attempt && !matches!(new.state, State::Waiting { .. }))
             };
-            if meant.iter().all(|old| anew(old)) {
+            if meant.iter().all(&anew) {
                 return Ok(());
             }
             if !now.live || watch.wait(deadline)? == Woken::Timeout {

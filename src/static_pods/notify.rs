@@ -39,10 +39,8 @@ impl Notify {
     /// Sends assignments, one a line: `STATUS=…`. False when the manager is too slow to take it now; one that does not listen is nobody to tell.
     pub fn send(&self, state: &str) -> bool {
         let Some((socket, address)) = &self.0 else { return true };
-        match socket.send_to_addr(state.as_bytes(), address) {
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => false,
-            _ => true,
-        }
+        let sent = socket.send_to_addr(state.as_bytes(), address);
+        !sent.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// The same for what it must not miss: waits a while.

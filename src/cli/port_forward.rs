@@ -17,7 +17,7 @@ use crate::runtime;
 pub struct PortForward {
     /// The pod, as NAME or pod/NAME
     pod: String,
-    /// Ports: [LOCAL:]REMOTE, the local one the same unless it is given, a free one when it is empty or 0
+    /// Ports: LOCAL:REMOTE, or REMOTE for the same on both sides, or :REMOTE for a free one here
     #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
     ports: Vec<String>,
     /// Addresses to listen on; localhost is 127.0.0.1 and ::1

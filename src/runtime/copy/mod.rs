@@ -2,7 +2,7 @@
 //!
 //! A container is hostile: it renames, links and swaps while we copy. So nothing is ever named twice. [`place`] resolves a path once, in the kernel
 //! (`openat2(2)` with `RESOLVE_IN_ROOT`, where the root is the container's), and from there on there are fds and names of one component: [`read`] opens each
-//! entry as what it is before it looks at it, and opens nothing but regular files, links and directories; [`write`] makes each entry anew, never through a link, and
+//! entry as what it is before it looks at it, and opens nothing but regular files, links and directories; [`mod@write`] makes each entry anew, never through a link, and
 //! puts it in its place by a rename. Device nodes, pipes and sockets are left out: opening one has effects. [`archive`] is the same as a tar stream.
 
 pub mod archive;

@@ -6,6 +6,15 @@ use crate::state::record::{
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 
+/// The kubelet's floor: nobody is killed sooner than this after the stop signal, unless by force.
+pub(super) const GRACE_FLOOR_SECONDS: u64 = 2;
+
+/// `spec.terminationGracePeriodSeconds`.
+pub fn grace_seconds(record: &PodRecord) -> u64 {
+    let own = record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+    own.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30)
+}
+
 pub(super) fn restart_policy(record: &PodRecord) -> RestartPolicy {
     match record.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) {
         Some("OnFailure") => RestartPolicy::OnFailure,
@@ -63,13 +72,27 @@ pub fn ready(record: &PodRecord, index: usize, c: &Container) -> bool {
     started(record, index, c) && c.ready.unwrap_or(true)
 }
 
-/// Nothing may be started any more, whatever the policy: the pod is being deleted, has failed as a whole, or has lost its namespaces.
+/// Nothing may be started any more, whatever the policy: the pod is being deleted, is ending or has failed as a whole.
 pub(super) fn closing(status: &Status) -> bool {
     status.deletion.is_some()
         || status.failure.is_some()
         || status.finished_at.is_some()
         || status.stopped
-        || status.sandbox.as_ref().is_some_and(|s| s.ended)
+        || status.ending.is_some()
+}
+
+/// Whether a container was started since the pod has begun, or has begun anew.
+pub(super) fn begun(c: &Container) -> bool {
+    !c.anew && (!matches!(c.state, State::Waiting { .. }) || c.last.is_some())
+}
+
+/// Whether a pod whose sandbox is gone gets another: there is something to be started in it. The kubelet gives none to a pod that never restarts
+/// anything and had begun.
+pub(super) fn recreates(record: &PodRecord, status: &Status) -> bool {
+    !record.driven()
+        && !closing(status)
+        && !pod_settled(record, status)
+        && (restart_policy(record) != RestartPolicy::Never || !status.containers.iter().any(begun))
 }
 
 /// The pod comes to its end, or has: nothing is started any more.
@@ -113,13 +136,13 @@ pub fn is_over(record: &PodRecord, index: usize, c: &Container) -> bool {
     settled(record, index, c)
 }
 
-/// By its containers and policy alone: nothing runs and nothing is to be started again.
+/// By its containers and policy alone: nothing is to be started again, except what only keeps others company.
 pub(super) fn pod_settled(record: &PodRecord, status: &Status) -> bool {
     let of = |kind| status.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind);
     if status.initialized_at.is_none() {
-        let pending =
-            of(ContainerKind::Init).find(|(_, c)| !matches!(&c.state, State::Terminated(e) if e.exit_code == 0));
-        return pending.is_some_and(|(index, c)| settled(record, index, c));
+        return of(ContainerKind::Init).any(|(index, c)| {
+            matches!(&c.state, State::Terminated(e) if e.exit_code != 0) && settled(record, index, c)
+        });
     }
     of(ContainerKind::App).all(|(index, c)| settled(record, index, c))
 }

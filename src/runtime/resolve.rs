@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
+    self, Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
 };
 
 use super::apparmor::{self, Wanted};
@@ -14,8 +14,9 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, Hooks, Identity, MountRecord, MountSource,
-    Owner, PidMode, PodRecord, Propagation, Restart, SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, HookAction, Hooks, Identity, MountRecord,
+    MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy, RestartRule,
+    SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -262,9 +263,9 @@ fn container(
         env,
         cwd,
         user,
-        stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
-        restart: Restart::default(),
-        hooks: Hooks::default(),
+        stop_signal: stop_signal(c).or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
+        restart: restart(c),
+        hooks: hooks(c),
         tty: c.tty.unwrap_or(false),
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
@@ -289,6 +290,42 @@ fn container(
         devices: Vec::new(),
         client: None,
     })
+}
+
+/// `lifecycle.stopSignal`, a signal as validation has it.
+fn stop_signal(c: &Container) -> Option<i32> {
+    c.lifecycle.as_ref()?.stop_signal.as_deref().and_then(crate::image::parse_signal)
+}
+
+fn restart(c: &Container) -> Restart {
+    let policy = c.restart_policy.as_deref().map(|word| match word {
+        "OnFailure" => RestartPolicy::OnFailure,
+        "Never" => RestartPolicy::Never,
+        _ => RestartPolicy::Always,
+    });
+    let rule = |rule: &v1::ContainerRestartRule| RestartRule {
+        action: match rule.action.as_str() {
+            "RestartAllContainers" => RestartAction::RestartAllContainers,
+            _ => RestartAction::Restart,
+        },
+        not: rule.exit_codes.as_ref().is_some_and(|codes| codes.operator == "NotIn"),
+        exit_codes: rule.exit_codes.as_ref().and_then(|codes| codes.values.clone()).unwrap_or_default(),
+    };
+    Restart { policy, rules: c.restart_policy_rules.iter().flatten().map(rule).collect() }
+}
+
+fn hooks(c: &Container) -> Hooks {
+    let Some(lifecycle) = &c.lifecycle else { return Hooks::default() };
+    let action = |handler: &v1::LifecycleHandler| {
+        let exec =
+            handler.exec.as_ref().map(|exec| HookAction::Exec { command: exec.command.clone().unwrap_or_default() });
+        let sleep = |s: &v1::SleepAction| HookAction::Sleep { seconds: u64::try_from(s.seconds).unwrap_or(0) };
+        exec.or_else(|| handler.sleep.as_ref().map(sleep))
+    };
+    Hooks {
+        post_start: lifecycle.post_start.as_ref().and_then(action),
+        pre_stop: lifecycle.pre_stop.as_ref().and_then(action),
+    }
 }
 
 /// An image of the store that this host can execute.

@@ -613,6 +613,9 @@ pub struct Container {
     /// When the current instance was sent its stop signal: CLOCK_BOOTTIME nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_since_boot_ns: Option<u64>,
+    /// It has to begin once more: the pod has another sandbox, or all containers were started anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The last hook of the current instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,

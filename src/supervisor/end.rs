@@ -40,6 +40,8 @@ impl Pod {
             self.step(Kind::EndSandbox, from.unwrap_or_else(clock_ns));
             pod::apply_sandbox_end(&self.record, &mut self.status);
             self.unsaved = true;
+        } else if self.hook_exited(exited) {
+            // Whoever waits for it sees it in the status.
         } else if let Some(exec) = self.execs.remove(&exited.pid) {
             let (exit_code, signal) = code_and_signal(exited);
             self.exec_exited(exec, exit_code, signal);
@@ -61,6 +63,8 @@ impl Pod {
         if let Err(e) = self.driver.kill(&cgroup) {
             say("error", format_args!("kill what is left in {cgroup}: {e}"));
         }
+        // Its death comes with the sandbox's, of which keeper tells later: the kernel lets pause go last.
+        self.notice_lost_sandbox();
         let pumps = match self.live[index].take() {
             Some(live) => drain(live.pumps).await,
             None => Vec::new(),
@@ -139,14 +143,6 @@ impl Pod {
         });
     }
 
-    /// Asks all containers to stop that were not asked yet.
-    pub(super) fn stop_all(&mut self) {
-        let all = self.status.containers.iter().enumerate();
-        let unasked = all.filter(|(_, c)| matches!(c.state, State::Running { stopping: false, .. }));
-        let unasked = unasked.map(|(index, _)| index).collect();
-        self.stop(unasked);
-    }
-
     /// Asks containers to stop.
     pub(super) fn stop(&mut self, indices: Vec<usize>) {
         for index in &indices {
@@ -212,9 +208,10 @@ impl Pod {
 
     /// Phase Succeeded or Failed: logs and records stay, everything else goes.
     pub(super) fn finish(&mut self) {
-        self.status.finished_at = Some(jiff::Timestamp::now());
+        let before = self.status.clone();
+        pod::apply_finish(&mut self.status, now());
         if let Err(e) = self.dir.write_status(&self.status) {
-            self.status.finished_at = None;
+            self.status = before;
             say("error", format_args!("{e}, trying again"));
             self.unsaved = true;
             return;

@@ -5,6 +5,7 @@
 
 mod container;
 mod dns;
+mod lifecycle;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;

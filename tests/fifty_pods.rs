@@ -41,7 +41,7 @@ fn fifty_pods_are_started_and_deleted_ten_times_two_at_a_time_with_nothing_left(
             let output = host.husk(&["delete", "pod", name]);
             assert_eq!(output.code, Some(0), "{name}: {output}");
         });
-        host.assert_untouched();
+        host.assert_empty();
         let extra: Vec<_> = network_namespaces(&host).difference(&before).copied().collect();
         assert!(extra.is_empty(), "network namespaces left after round {round}: {extra:?}");
     }

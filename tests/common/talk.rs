@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -19,21 +20,23 @@ pub struct Talk {
     to: Option<File>,
     out: Arc<Mutex<Vec<u8>>>,
     err: Arc<Mutex<Vec<u8>>>,
+    /// Who collects from its pipes; a terminal is open for as long as the test is.
+    collectors: Vec<JoinHandle<()>>,
     /// The program's end of the terminal, kept so that its settings can be asked for.
     pub terminal: Option<OwnedFd>,
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
+fn collect(mut from: impl Read + Send + 'static) -> (Arc<Mutex<Vec<u8>>>, JoinHandle<()>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let kept = all.clone();
-    std::thread::spawn(move || {
+    let collector = std::thread::spawn(move || {
         let mut piece = [0; 4096];
         // A terminal ends with EIO.
         while let Ok(length @ 1..) = from.read(&mut piece) {
             kept.lock().expect("no reader panics").extend_from_slice(&piece[..length]);
         }
     });
-    all
+    (all, collector)
 }
 
 impl Talk {
@@ -43,9 +46,9 @@ impl Talk {
         let command = job.command().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start husk");
         let to = OwnedFd::from(child.stdin.take().expect("a pipe"));
-        let out = collect(child.stdout.take().expect("a pipe"));
-        let err = collect(child.stderr.take().expect("a pipe"));
-        Talk { child, to: Some(to.into()), out, err, terminal: None }
+        let (out, of_out) = collect(child.stdout.take().expect("a pipe"));
+        let (err, of_err) = collect(child.stderr.take().expect("a pipe"));
+        Talk { child, to: Some(to.into()), out, err, collectors: vec![of_out, of_err], terminal: None }
     }
 
     /// `husk ARGS` on a terminal of 33 rows and 111 columns.
@@ -55,8 +58,9 @@ impl Talk {
         let end = || Stdio::from(user.slave.try_clone().expect("copy"));
         let mut job = host.job(args);
         let child = job.command().stdin(end()).stdout(end()).stderr(end()).spawn().expect("start husk");
-        let out = collect(File::from(user.master.try_clone().expect("copy")));
-        Talk { child, to: Some(user.master.into()), err: out.clone(), out, terminal: Some(user.slave) }
+        let (out, _) = collect(File::from(user.master.try_clone().expect("copy")));
+        let collectors = Vec::new();
+        Talk { child, to: Some(user.master.into()), err: out.clone(), out, collectors, terminal: Some(user.slave) }
     }
 
     /// Its pid.
@@ -97,11 +101,13 @@ impl Talk {
         kill(Pid::from_raw(self.pid()), signal).expect("it is a child of ours");
     }
 
-    /// Waits for its end: its exit code.
+    /// Waits for its end and for all that it has written to its pipes: its exit code.
     #[track_caller]
     pub fn code(&mut self) -> Option<i32> {
         let what = format!("the end of a husk that says {:?}, {:?}", self.out(), self.err());
-        wait_for(&what, || self.child.try_wait().expect("wait for a child")).code()
+        let status = wait_for(&what, || self.child.try_wait().expect("wait for a child"));
+        wait_for("the end of its output", || self.collectors.iter().all(JoinHandle::is_finished).then_some(()));
+        status.code()
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use common::run::Output;
-use common::{Host, container, manifest, scaled};
+use common::{Host, container, manifest, wait_for};
 
 const CLIENTS: u64 = 24;
 const PODS: u64 = 10;
@@ -289,7 +289,12 @@ fn act(host: &Host, deed: Deed, pod: u64, token: &str, short: bool) -> Output {
 /// A pod that `run` has acknowledged is there, unless somebody asked for its deletion after that (or was about to).
 fn acknowledged_pods_are_there(host: &Host, history: &[Event], seed: u64) {
     // Deletions that only have been asked for are still under way.
-    std::thread::sleep(scaled(Duration::from_secs(3)));
+    wait_for("the last deletions", || {
+        let pods = host.ok(&["get", "pods", "-o", "json"]);
+        let pods: Value = serde_json::from_slice(&pods.stdout).expect("JSON");
+        let pods = pods["items"].as_array().cloned().unwrap_or_else(|| vec![pods]);
+        pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_null()).then_some(())
+    });
     let there = host.ok(&["get", "pods", "-o", "name"]).out();
     for pod in 0..PODS {
         let of = || history.iter().filter(move |event| event.pod == pod);

@@ -65,6 +65,11 @@ pub fn scaled(duration: Duration) -> Duration {
     duration.mul_f64(scale.unwrap_or(1.0).max(1.0))
 }
 
+/// How many of `all` like cases are gone through: where everything takes much longer, a quarter.
+pub fn sample(all: u64) -> u64 {
+    if scaled(PATIENCE) > PATIENCE { all.div_ceil(4) } else { all }
+}
+
 /// Calls `probe` until it answers, at most [`PATIENCE`] long; panics with `what` after that.
 pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     wait_for_within(PATIENCE, what, probe)
@@ -74,11 +79,13 @@ pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
 pub fn wait_for_within<T>(patience: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + scaled(patience);
     loop {
+        let asked = Instant::now();
         if let Some(value) = probe() {
             return value;
         }
         assert!(Instant::now() < deadline, "waited {patience:?} in vain for: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        // Who asks for long, as by starting a husk, leaves the machine to what it waits for.
+        std::thread::sleep((asked.elapsed() * 2).clamp(Duration::from_millis(5), Duration::from_secs(1)));
     }
 }
 
@@ -90,7 +97,13 @@ impl Host {
         host
     }
 
-    /// Like [`Host::new`], while no other test of this process runs: for tests that measure time.
+    /// Like [`Host::new`], for tests that measure time: while no other test of this process runs, unless deadlines are so
+    /// much longer here that the others do not matter.
+    pub fn punctual() -> Host {
+        if scaled(PATIENCE) > PATIENCE { Host::new() } else { Host::alone() }
+    }
+
+    /// Like [`Host::new`], while no other test of this process runs: for tests that measure what they get of the machine.
     pub fn alone() -> Host {
         let turn = Turn::Alone(QUIET.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let host = Host::with(turn);
@@ -236,12 +249,13 @@ impl Host {
     pub fn left_behind_beside(&self, known: impl Fn(&str) -> bool) -> Vec<String> {
         let deadline = Instant::now() + scaled(Duration::from_secs(3));
         loop {
+            let asked = Instant::now();
             let mut left = self.left_now();
             left.retain(|line| !known(line));
             if left.is_empty() || Instant::now() > deadline {
                 return left;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep((asked.elapsed() * 2).max(Duration::from_millis(20)));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
-use crate::common::{Host, Pod, container, manifest, merge, scaled, sleeper};
+use crate::common::{Host, Pod, container, manifest, merge, sleeper};
 
 fn one<'h>(host: &'h Host, name: &str, more: Value) -> Pod<'h> {
     let mut main = sleeper("main");
@@ -323,7 +323,7 @@ fn a_racing_container_cannot_lead_a_copy_out_of_its_root() {
     symlink(&marker, disk.join("deep/link")).expect("link");
     symlink(&marker, disk.join("deep/dir/below/other")).expect("link");
 
-    let deadline = Instant::now() + scaled(Duration::from_secs(4));
+    let deadline = Instant::now() + Duration::from_secs(4);
     let swapper = Swapper::new(disk.join("deep"), ["dir", "link"]);
     let source = host.dir.join("source");
     fs::create_dir_all(source.join("dir/below")).expect("make");
@@ -331,7 +331,7 @@ fn a_racing_container_cannot_lead_a_copy_out_of_its_root() {
         fs::write(source.join(format!("dir/evil{n}")), "evil").expect("write");
     }
     let mut round = 0;
-    while Instant::now() < deadline || round < 10 {
+    while Instant::now() < deadline || round < 3 {
         // In: through the name that is exchanged, and as a tree over it.
         host.husk(&["cp", &text(&source.join("dir/evil0")), "race:/disk/deep/dir/evil"]);
         host.husk(&["cp", &text(&source.join("dir")), "race:/disk/deep"]);

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::common::talk::Talk;
-use crate::common::{BUSYBOX, Host, Pod, container, manifest, merge, sleeper, wait_for};
+use crate::common::{BUSYBOX, Host, Pod, container, manifest, merge, sample, sleeper, wait_for};
 
 fn pod<'h>(host: &'h Host, name: &str, more: Value) -> Pod<'h> {
     let mut main = sleeper("main");
@@ -230,7 +230,7 @@ fn a_session_in_it_is_typed_into_and_its_exit_code_is_husks() {
 fn a_supervisor_that_dies_leaves_either_it_or_nothing() {
     let host = Host::new();
     let pod = pod(&host, "dies", json!({}));
-    for round in 0..12u64 {
+    for round in 0..sample(12) {
         let name = format!("d{round}");
         let old = pod.supervisor();
         let args = ["debug", "dies", "--image", BUSYBOX, "--name", &name, "--", "/bin/sleep", "100000"];

@@ -172,7 +172,7 @@ fn the_pods_limit_takes_whoever_is_over_and_none_of_ours() {
 
 #[test]
 fn a_supervisor_sleeps_while_nothing_happens() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let spec = json!({"containers": [container("c", "exec sleep 100000", limited("24Mi"))]});
     let pod = host.run("idle", &single("idle", spec));
     let supervisor = pod.supervisor();

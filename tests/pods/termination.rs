@@ -90,7 +90,7 @@ fn deaf_pod<'h>(host: &'h Host, name: &str, wire: &mut Wire, grace: u64) -> (Pod
 
 #[test]
 fn sigkill_comes_at_the_deadline_never_before_and_within_ten_milliseconds() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let mut wire = Wire::new(&host);
     // The machine may stand still for a moment, and so the best of the rounds counts; never before is said of each.
     let mut least = Duration::MAX;
@@ -119,7 +119,7 @@ fn sigkill_comes_at_the_deadline_never_before_and_within_ten_milliseconds() {
 
 #[test]
 fn containers_are_asked_in_parallel_and_an_early_exit_ends_the_wait() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let mut wire = Wire::new(&host);
     let slow = "trap 'echo -n t > /wire/fifo; sleep 0.5; exit 0' TERM; echo -n r > /wire/fifo; while :; do sleep 1000 & wait $!; done";
     let names: Vec<String> = (0..5).map(|i| format!("c{i}")).collect();
@@ -152,7 +152,7 @@ fn containers_are_asked_in_parallel_and_an_early_exit_ends_the_wait() {
 
 #[test]
 fn a_second_delete_shortens_the_grace_and_never_lengthens_it() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let mut wire = Wire::new(&host);
     let (pod, pid) = deaf_pod(&host, "longer", &mut wire, 2);
     let asked = Instant::now();
@@ -184,7 +184,7 @@ fn a_second_delete_shortens_the_grace_and_never_lengthens_it() {
 
 #[test]
 fn now_and_force_kill_at_once() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let mut wire = Wire::new(&host);
     for (name, flags) in [("now", &["--now"][..]), ("force", &["--force"]), ("zero", &["--force", "--grace-period=0"])]
     {
@@ -204,7 +204,7 @@ fn now_and_force_kill_at_once() {
 
 #[test]
 fn the_stop_signal_of_the_image_is_used() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let mut wire = Wire::new(&host);
     host.load(
         &Image::on_busybox("husk.test/usr1:1").set("StopSignal", json!("SIGUSR1")).write(&host.dir.join("i.tar")),
@@ -224,7 +224,7 @@ fn the_stop_signal_of_the_image_is_used() {
 
 #[test]
 fn the_whole_of_a_container_ends_not_its_first_process_only() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let script = "(trap '' TERM HUP; sleep 100003) & setsid sh -c 'trap \"\" TERM HUP; sleep 100004; true' & trap 'exit 0' TERM; wait";
     for shared in [false, true] {
         let name = if shared { "shared" } else { "private" };
@@ -240,7 +240,7 @@ fn the_whole_of_a_container_ends_not_its_first_process_only() {
 
 #[test]
 fn a_hundred_deletes_at_once_delete_once() {
-    let host = Host::alone();
+    let host = Host::punctual();
     let pod = host.run("popular", &manifest("popular", json!({"containers": [sleeper("main")]})));
     let jobs: Vec<_> = (0..20).map(|_| host.job(&["delete", "pod", "popular", "--force"]).start()).collect();
     let outputs: Vec<_> = jobs.into_iter().map(crate::common::run::Running::finish).collect();

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 
-use crate::common::{Host, PATIENCE, container, manifest, merge, scaled, wait_for};
+use crate::common::{Host, PATIENCE, container, manifest, merge, sample, scaled, wait_for};
 
 /// Ends at once when asked to.
 const QUICK: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
@@ -488,26 +488,27 @@ fn a_hundred_manifests_at_once_are_a_hundred_pods() {
     let host = Host::new();
     let dir = directory(&host, "pods");
     let watch = Watch::ready(&host, &[text(&dir)], "1h");
-    let mut names: Vec<String> = (0..100).map(|n| format!("p{n:02}")).collect();
+    let mut names: Vec<String> = (0..sample(100)).map(|n| format!("p{n:02}")).collect();
+    let (files, listed) = (names.len() * 3 / 5, names.len() * 4 / 5);
     // Some in files of their own, some in lists, some in documents.
-    for name in &names[..60] {
+    for name in &names[..files] {
         put(&dir, &format!("{name}.yaml"), pod(name, json!({})));
     }
     let items = |names: &[String]| -> Vec<Value> {
         names.iter().map(|n| serde_json::from_str(&pod(n, json!({}))).expect("JSON")).collect()
     };
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": items(&names[60..80])});
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items(&names[files..listed])});
     put(&dir, "list.json", list.to_string());
-    let documents: Vec<String> = names[80..].iter().map(|n| pod(n, json!({}))).collect();
+    let documents: Vec<String> = names[listed..].iter().map(|n| pod(n, json!({}))).collect();
     put(&dir, "documents.yaml", documents.join("\n---\n"));
     names.sort();
-    crate::common::wait_for_within(4 * PATIENCE, &format!("100 pods; {}", watch.said()), || {
+    crate::common::wait_for_within(4 * PATIENCE, &format!("all pods; {}", watch.said()), || {
         (running(&host) == names).then_some(())
     });
     fs::remove_file(dir.join("list.json")).expect("remove");
     put(&dir, "documents.yaml", r#"{"apiVersion": "v1", "kind": "List", "items": []}"#);
-    crate::common::wait_for_within(4 * PATIENCE, &format!("60 pods; {}", watch.said()), || {
-        (running(&host) == names[..60]).then_some(())
+    crate::common::wait_for_within(4 * PATIENCE, &format!("those with files of their own; {}", watch.said()), || {
+        (running(&host) == names[..files]).then_some(())
     });
     watch.stop();
 }

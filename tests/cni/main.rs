@@ -13,12 +13,13 @@ mod verbs;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use common::run::{Job, Output};
-use common::{Host, Pod};
+use common::{Host, Pod, scaled};
 
 /// Where Debian puts the plugins.
 const REAL: &str = "/usr/lib/cni";
@@ -44,6 +45,8 @@ impl Network {
         for dir in [&conf_dir, &plugin_dir] {
             fs::create_dir(dir).expect("make a directory of the test");
         }
+        // Where everything takes longer, plugins do, too; but some tests wait for the end of it.
+        let timeout_seconds = scaled(Duration::from_secs(timeout_seconds)).as_secs().min(timeout_seconds * 4);
         let config = json!({"network": {"mode": "cni", "cni": {
             "confDir": conf_dir, "binDirs": [plugin_dir, REAL], "timeoutSeconds": timeout_seconds,
         }}});

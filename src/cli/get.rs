@@ -1,7 +1,5 @@
 //! `husk get pods`: a table, names, or real `v1.Pod` objects.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,8 +9,6 @@ use super::names;
 use super::out::{self, Cell, Out};
 use super::{Context, Error, status};
 use crate::manifest::{self, Selector};
-use crate::pod;
-use crate::state::record::Owner;
 use crate::state::{Listed, PodEntry, Unreadable};
 
 /// Show pods as a table, JSON or YAML.
@@ -107,13 +103,14 @@ impl Get {
         let mut out = Out::new();
         match self.output {
             Some(Output::Name) => {
-                for pod in &found.pods {
-                    out.line(format!("pod/{}", name(pod)))?;
+                for shown in &found.pods {
+                    out.line(format!("pod/{}", name(&shown.pod)))?;
                 }
             }
             Some(format @ (Output::Json | Output::Yaml)) => {
                 let format = if format == Output::Json { Format::Json } else { Format::Yaml };
-                match found.pods.as_slice() {
+                let pods: Vec<&Pod> = found.pods.iter().map(|shown| &shown.pod).collect();
+                match pods.as_slice() {
                     [pod] if one => out.raw(format.render(pod)?.as_bytes())?,
                     [] if one => {}
                     items => out.raw(format.render(&List::new(items))?.as_bytes())?,
@@ -149,7 +146,7 @@ impl Get {
         let rows: Vec<Vec<Cell>> = found
             .pods
             .iter()
-            .map(|pod| {
+            .map(|Shown { pod, entry }| {
                 let row = status::row(pod, now);
                 let mut cells: Vec<Cell> = vec![
                     name(pod).into(),
@@ -163,8 +160,7 @@ impl Get {
                 }
                 if wide {
                     cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
-                    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-                    cells.push(found.owners.get(uid).map_or("", Owner::name).into());
+                    cells.push(entry.as_ref().map_or("", |entry| entry.record.owner.name()).into());
                     cells.push(images(pod).into());
                     cells.push(reason(pod).into());
                 }
@@ -175,34 +171,33 @@ impl Get {
     }
 }
 
+/// A pod that was found.
+pub struct Shown {
+    /// As Kubernetes shows it.
+    pub pod: Pod,
+    /// Its records; `None` when they cannot be read.
+    pub entry: Option<PodEntry>,
+}
+
+impl Shown {
+    fn new(entry: PodEntry) -> Shown {
+        Shown { pod: super::v1(&entry), entry: Some(entry) }
+    }
+
+    fn unknown(it: &Unreadable) -> Shown {
+        Shown { pod: super::unknown(it), entry: None }
+    }
+}
+
 /// Pods that were found, and what there is to complain about.
 pub struct Found {
     /// In the order of namespace and name, or of the names asked for.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Shown>,
     /// One sentence for each pod that could not be shown.
     pub complaints: Vec<String>,
-    /// What `v1.Pod` has no field for: how many processes were killed for want of memory, by the pod's uid and the container's name, where any were.
-    pub oom_kills: BTreeMap<(String, String), u64>,
-    /// Who made each, by its uid.
-    pub owners: BTreeMap<String, Owner>,
 }
 
 impl Found {
-    fn new(complaints: Vec<String>) -> Found {
-        Found { pods: Vec::new(), complaints, oom_kills: BTreeMap::new(), owners: BTreeMap::new() }
-    }
-
-    fn add(&mut self, entry: &PodEntry) {
-        for c in &entry.status.containers {
-            let kills = pod::oom_kills(c);
-            if kills > 0 {
-                self.oom_kills.insert((entry.record.uid().to_owned(), c.name.clone()), kills);
-            }
-        }
-        self.owners.insert(entry.record.uid().to_owned(), entry.record.owner);
-        self.pods.push(super::v1(entry));
-    }
-
     /// Says the complaints, after the data was printed; exit code 1 when there are any.
     pub fn finish(self) -> Result<(), Error> {
         for complaint in &self.complaints {
@@ -219,13 +214,13 @@ impl Select {
             if self.all_namespaces || self.selector.is_some() {
                 return Err(Error::usage("names cannot be combined with -l or -A"));
             }
-            let mut found = Found::new(Vec::new());
+            let mut found = Found { pods: Vec::new(), complaints: Vec::new() };
             for name in names {
                 match context.roots.find_any(&context.namespace, name) {
-                    Ok(Listed::Pod(entry)) => found.add(&entry),
+                    Ok(Listed::Pod(entry)) => found.pods.push(Shown::new(*entry)),
                     Ok(Listed::Unreadable(it)) => {
                         found.complaints.push(complaint(&it));
-                        found.pods.push(super::unknown(&it));
+                        found.pods.push(Shown::unknown(&it));
                     }
                     Ok(Listed::Unfinished { .. }) => found.complaints.push(format!("pod {name} is being made")),
                     Err(error) => found.complaints.push(super::error::sentence(&error)),
@@ -234,11 +229,12 @@ impl Select {
             return Ok(found);
         }
         let (entries, unreadable) = self.listed(context)?;
-        let mut found = Found::new(unreadable.iter().map(complaint).collect());
-        entries.iter().for_each(|entry| found.add(entry));
+        let complaints = unreadable.iter().map(complaint).collect();
+        let mut found = Found { pods: entries.into_iter().map(Shown::new).collect(), complaints };
         if self.selector.is_none() {
-            found.pods.extend(unreadable.iter().map(super::unknown));
-            found.pods.sort_by_cached_key(|pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
+            found.pods.extend(unreadable.iter().map(Shown::unknown));
+            let key = |shown: &Shown| (shown.pod.metadata.namespace.clone(), shown.pod.metadata.name.clone());
+            found.pods.sort_by_cached_key(key);
         }
         Ok(found)
     }

@@ -7,7 +7,7 @@ use crate::state::events::Event;
 use crate::state::record::PodRecord;
 
 /// Who tells: `source.component` of every event.
-const COMPONENT: &str = "husk";
+pub const EVENT_SOURCE: &str = "husk";
 
 /// The `v1.Event`; `host` is this host's name. Its own name is made as client-go makes it: the pod's, and when it was first seen.
 pub fn event_to_v1(record: &PodRecord, event: &Event, host: &str) -> Object {
@@ -36,8 +36,8 @@ pub fn event_to_v1(record: &PodRecord, event: &Event, host: &str) -> Object {
         count: Some(i32::try_from(event.count).unwrap_or(i32::MAX)),
         first_timestamp: Some(Time(first)),
         last_timestamp: Some(Time(event.last)),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(host.to_owned()) }),
-        reporting_component: Some(COMPONENT.into()),
+        source: Some(EventSource { component: Some(EVENT_SOURCE.into()), host: Some(host.to_owned()) }),
+        reporting_component: Some(EVENT_SOURCE.into()),
         reporting_instance: Some(host.to_owned()),
         ..Object::default()
     }

@@ -21,7 +21,7 @@ mod tests;
 
 pub use crate::manifest::dns::hostname;
 pub use decide::{Action, Decision, Now, decide, first};
-pub use event_object::event_to_v1;
+pub use event_object::{EVENT_SOURCE, event_to_v1};
 pub use events::{
     OOM_KILLED, Process, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start,
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,

@@ -95,28 +95,35 @@ fn describe_tells_what_there_is_to_know_and_nothing_escapes() {
     let said = husk.call(&["describe", "pod", "web"]);
     let text = &said.is(0).stdout;
     for line in [
-        "Name:             web",
-        "Namespace:        default",
-        "Labels:           app=web",
-        "Annotations:      <none>",
-        "Status:           Running",
+        "Name:         web",
+        "Namespace:    default",
+        "Start Time:   Thu, 01 Jan 2026 00:00:00 +0000",
+        "Labels:       app=web",
+        "Annotations:  <none>",
+        "Status:       Running",
+        "IP:",
+        "IPs:          <none>",
         "Init Containers:",
         "  setup:",
-        "    Image:            husk.example/a:1",
-        "    State:            Terminated",
-        "      Reason:           Completed",
-        "      Exit Code:        0",
-        "    Ports:            8080/TCP",
+        "    Image:          husk.example/a:1",
+        "    State:          Terminated",
+        "      Reason:       Completed",
+        "      Exit Code:    0",
+        "    Port:          8080/TCP",
+        "    Host Port:     0/TCP",
         "      sleep",
         "      a\\x1b[31mb",
-        "    State:            Running",
+        "    State:          Running",
         "    Limits:",
-        "      memory:           32Mi",
-        "      COLOUR:           blue",
+        "      memory:  32Mi",
+        "      COLOUR:  blue",
         "      /data from data (ro)",
         "  data:",
-        "    Medium:           Memory",
-        "    SizeLimit:        16Mi",
+        "    Medium:        Memory",
+        "    SizeLimit:     16Mi",
+        "QoS Class:         Burstable",
+        "Node-Selectors:    <none>",
+        "Events:            <none>",
     ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
     }
@@ -125,6 +132,8 @@ fn describe_tells_what_there_is_to_know_and_nothing_escapes() {
     {
         assert_eq!(&husk.call(other).is(0).stdout, text, "{other:?}");
     }
+    let short = husk.call(&["describe", "web", "--show-events=false"]);
+    assert!(!short.is(0).stdout.contains("Events:"), "{}", short.stdout);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod cgroups;
 mod cp;
 mod crash;
 mod debug;
+mod describe;
 mod events;
 mod harness;
 mod images;

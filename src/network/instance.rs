@@ -194,10 +194,32 @@ impl Home<'_> {
         Ok(Instance { version: VERSION, bridge, table: self.name.to_owned(), ranges, mtu })
     }
 
+    fn draft(&self) -> PathBuf {
+        self.dir.join(".instance.json.new")
+    }
+
+    /// Removes what somebody left who was killed while choosing.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let draft = self.draft();
+        if !draft.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock(true)?;
+        match std::fs::remove_file(&draft) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format_args!("remove {}", draft.display()), &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn write(&self, instance: &Instance) -> Result<(), Error> {
         let path = self.file();
         let text = serde_json::to_vec(instance).map_err(|e| Error::refused(format!("write down a range: {e}")))?;
-        let new = self.dir.join(".instance.json.new");
+        let new = self.draft();
         let replace = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
             file.write_all(&text)?;

@@ -76,7 +76,8 @@ pub fn join(roots: &Roots, id: &str, new: &Known) -> Result<bool, Error> {
 /// Makes a pod unknown, when its sandbox has ended. What cannot be done now is done by gc.
 pub fn leave(roots: &Roots, id: &str) {
     let knows = |table: &Table| table.iter().any(|(known, _)| known == id);
-    if !knows(&roots.known_hosts()) {
+    // What was half written goes with the next one that is whole.
+    if !knows(&roots.known_hosts()) && !roots.hosts_in_work() {
         return;
     }
     let left = match roots.hosts(Instant::now() + PATIENCE) {

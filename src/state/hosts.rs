@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Lock, LockMode, Roots, make_private, read_record, replace_record};
 
 const FILE: &str = "table.json";
+const DRAFT: &str = ".table.json.new";
 /// How often somebody else's lock is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -50,6 +51,11 @@ impl Roots {
         }
     }
 
+    /// Somebody is changing the table, or was killed while he did.
+    pub fn hosts_in_work(&self) -> bool {
+        self.state.join("hosts").join(DRAFT).exists()
+    }
+
     /// The table as it is now, for who changes nothing. One that cannot be read is empty: it is made anew from the records.
     pub fn known_hosts<T: DeserializeOwned>(&self) -> Vec<(String, T)> {
         match read_record::<Table<T>>(&self.state.join("hosts").join(FILE)) {
@@ -67,12 +73,12 @@ impl Hosts {
     pub fn write<T: Serialize>(&self, pods: Vec<(String, T)>) -> Result<(), Error> {
         if pods.is_empty() {
             // And what somebody left who was killed while he wrote it.
-            return [FILE, ".table.json.new"].map(|name| self.dir.join(name)).iter().try_for_each(|path| {
-                match std::fs::remove_file(path) {
+            return [FILE, DRAFT].map(|name| self.dir.join(name)).iter().try_for_each(
+                |path| match std::fs::remove_file(path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
                     _ => Ok(()),
-                }
-            });
+                },
+            );
         }
         let table = Table { version: super::record::VERSION, pods };
         replace_record(&self.dir, self.lock.as_fd(), FILE, &table)

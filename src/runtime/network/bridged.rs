@@ -140,6 +140,7 @@ pub(super) fn gc(roots: &Roots, known: &HashSet<String>) -> Vec<Error> {
     let home = owned.get();
     let mut failed = Vec::new();
     let result = || -> Result<(), Error> {
+        home.sweep()?;
         let Some(instance) = home.load()? else { return Ok(()) };
         // A pod's directory is made before its lease.
         let gone = |id: &str| !known.contains(id) && !roots.pod_dir(id).exists();

@@ -46,6 +46,9 @@ pub struct Logs {
     /// All containers, one after another
     #[arg(long, conflicts_with_all = ["container", "container_word", "follow"])]
     all_containers: bool,
+    /// What the container's postStart and preStop hooks wrote, not the container
+    #[arg(long, conflicts_with = "follow")]
+    hook: bool,
     /// Put pod and container in front of each line
     #[arg(long)]
     prefix: bool,
@@ -95,6 +98,7 @@ impl Logs {
             });
         }
         let directory = directory(entry, container);
+        let directory = if self.hook { directory.join("hooks") } else { directory };
         let before =
             shown.and_then(|shown| shown.checked_sub(1)).filter(|before| LogReader::exists(&directory, *before));
         // In a crash loop the one before may be gone, or never have been; the last crash is what is looked for then, as with kubectl.
@@ -111,7 +115,10 @@ impl Logs {
         since: Option<Timestamp>,
         out: &mut Out,
     ) -> Result<(), Error> {
-        let directory = directory(entry, container);
+        let directory = if self.hook { directory(entry, container).join("hooks") } else { directory(entry, container) };
+        if self.hook && !LogReader::exists(&directory, attempt) {
+            return Ok(());
+        }
         // Watched before the first read, so that nothing falls in between.
         let mut watch = None;
         if self.follow {

@@ -1,11 +1,15 @@
 //! What to do next.
 
 use super::ephemeral;
-use super::rules::{SECOND_NS, any_running, closing, ended, is_running, sandbox_alive, settled};
-use crate::state::record::{Container, ContainerKind, Deletion, PodRecord, State, Status};
+use super::rules::{
+    SECOND_NS, active_deadline_boot_ns, any_running, begun, closing, ended, is_running, is_sidecar, recreates,
+    sandbox_alive, settled, started,
+};
+use super::stop::{Given, stop_all, stop_one};
+use crate::state::record::{Container, ContainerKind, Deletion, Hook, HookRun, PodRecord, State, Status};
 
 /// How long after a SIGKILL we look again whether somebody got away.
-const KILL_AGAIN_NS: u64 = SECOND_NS;
+pub(super) const KILL_AGAIN_NS: u64 = SECOND_NS;
 
 /// The two clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +30,19 @@ pub enum Action {
         /// Number of the new instance.
         attempt: u32,
     },
-    /// Send each running container that is not `stopping` its stop signal, after [`super::apply_stopping`].
-    StopAll,
-    /// The same for one container.
+    /// Begin a hook of a running container: [`super::apply_hook_begun`], and [`super::apply_hook_end`] when it is over.
+    Hook {
+        /// Position in the record.
+        index: usize,
+        /// Which.
+        hook: Hook,
+    },
+    /// The time of the hook that runs is over: end it, [`super::apply_hook_end`] with what [`super::hook_overtime`] says.
+    EndHook {
+        /// Position in the record.
+        index: usize,
+    },
+    /// Send a container its stop signal, after [`super::apply_stopping`].
     Stop {
         /// Position in the record.
         index: usize,
@@ -38,13 +52,21 @@ pub enum Action {
         /// Position in the record.
         index: usize,
     },
-    /// SIGKILL to everything that still runs: the deadline has passed, or the pod is over. It comes again at the wake-up while anything runs.
+    /// SIGKILL to everything that still runs: by force, or because its sandbox is gone. It comes again at the wake-up while anything runs.
     KillAll,
-    /// All init containers have succeeded: [`super::apply_initialized`].
+    /// All init containers have succeeded, all sidecars have started: [`super::apply_initialized`].
     Initialized,
+    /// The pod's work is done, or will never be, and something still runs: [`super::apply_ending`].
+    End,
+    /// `activeDeadlineSeconds` have passed: [`super::apply_deadline`].
+    Expire,
+    /// All have ended for a restart of all: [`super::apply_anew`].
+    Anew,
+    /// The sandbox was lost: make another, [`super::apply_new_sandbox`].
+    NewSandbox,
     /// Nothing will run any more: kill pause, wait for it, [`super::apply_sandbox_end`].
     EndSandbox,
-    /// The pod has come to its end: record `finished_at`, free its volumes, exit.
+    /// The pod has come to its end: [`super::apply_finish`], free its volumes, exit.
     Finish,
     /// The deletion is complete: remove everything.
     Remove,
@@ -67,6 +89,10 @@ impl Decision {
     fn kill_all(now: Now) -> Decision {
         Decision { actions: vec![Action::KillAll], wake_boot_ns: Some(now.boot_ns.saturating_add(KILL_AGAIN_NS)) }
     }
+
+    pub(super) fn wake(&mut self, at_boot_ns: u64) {
+        self.wake_boot_ns = Some(self.wake_boot_ns.map_or(at_boot_ns, |w| w.min(at_boot_ns)));
+    }
 }
 
 /// What to do next with a pod in this state. Level-triggered: the same state gives the same answer, so a new supervisor goes on where the last one was.
@@ -74,16 +100,19 @@ impl Decision {
 /// Ask after each change and at the wake-up. Before there is a sandbox the answer is empty: to make it is the first thing a supervisor does.
 pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
     if let Some(deletion) = &status.deletion {
-        return delete(status, deletion, now);
+        return delete(record, status, deletion, now);
     }
     if status.finished_at.is_some() {
         return Decision::default();
     }
-    if closing(status) {
+    let gone = status.sandbox.as_ref().is_some_and(|s| s.ended);
+    if gone || record.driven() && closing(status) {
         return if any_running(status) {
             Decision::kill_all(now)
-        } else if sandbox_alive(status) {
+        } else if !gone && sandbox_alive(status) {
             Decision::now(Action::EndSandbox)
+        } else if recreates(record, status) {
+            Decision::now(Action::NewSandbox)
         } else {
             Decision::now(Action::Finish)
         };
@@ -92,11 +121,32 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
         return Decision::default();
     }
     if record.driven() {
-        return driven(status, now);
+        return driven(record, status, now);
     }
-    let mut decision =
-        if status.initialized_at.is_none() { initialize(record, status, now) } else { run(record, status, now) };
-    ephemeral::look_after(&mut decision, status, now);
+    if let Some(ending) = &status.ending {
+        return if any_running(status) {
+            stop_all(record, status, Given::ending(ending), now)
+        } else {
+            Decision::now(Action::EndSandbox)
+        };
+    }
+    let active_deadline = active_deadline_boot_ns(record, status, now);
+    if active_deadline.is_some_and(|deadline| now.boot_ns >= deadline) {
+        return Decision::now(Action::Expire);
+    }
+    let mut decision = match &status.restarting_all {
+        Some(all) if any_running(status) => stop_all(record, status, Given::restart(all), now),
+        Some(_) => Decision::now(Action::Anew),
+        None => {
+            let initialized = status.initialized_at.is_some();
+            let mut decision = if initialized { run(record, status, now) } else { initialize(record, status, now) };
+            ephemeral::look_after(&mut decision, record, status, now);
+            decision
+        }
+    };
+    if let Some(deadline) = active_deadline {
+        decision.wake(deadline);
+    }
     decision
 }
 
@@ -109,92 +159,126 @@ pub fn first(record: &PodRecord) -> Vec<usize> {
     }
 }
 
-fn delete(status: &Status, deletion: &Deletion, now: Now) -> Decision {
+fn delete(record: &PodRecord, status: &Status, deletion: &Deletion, now: Now) -> Decision {
     if !any_running(status) {
         return Decision::now(if sandbox_alive(status) { Action::EndSandbox } else { Action::Remove });
     }
-    if now.boot_ns >= deletion.deadline_boot_ns {
+    if deletion.force || !sandbox_alive(status) {
         return Decision::kill_all(now);
     }
-    let unasked = status.containers.iter().any(|c| matches!(c.state, State::Running { stopping: false, .. }));
-    Decision {
-        actions: if unasked { vec![Action::StopAll] } else { Vec::new() },
-        wake_boot_ns: Some(deletion.deadline_boot_ns),
+    let mut given = Given::deletion(deletion);
+    if let Some(ending) = &status.ending {
+        given = given.sooner(Given::ending(ending));
     }
+    stop_all(record, status, given, now)
 }
 
 /// A client decides what runs; what it asked to stop is killed when its time is over.
-fn driven(status: &Status, now: Now) -> Decision {
+fn driven(record: &PodRecord, status: &Status, now: Now) -> Decision {
     let mut decision = Decision::default();
     for (index, c) in status.containers.iter().enumerate() {
-        stop_when_due(&mut decision, index, c, now);
+        if let Some(stop) = &c.stop {
+            stop_one(&mut decision, record, index, c, Given::stop(stop), now);
+        }
     }
     decision
 }
 
-/// What runs and has a deadline is asked to stop, and killed when its time is over.
-pub(super) fn stop_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
-    let (State::Running { stopping, .. }, Some(deadline)) =
-        (&c.state, c.stop.as_ref().map(|stop| stop.deadline_boot_ns))
-    else {
-        return;
-    };
-    let wake = if now.boot_ns >= deadline {
-        decision.actions.push(Action::Kill { index });
-        now.boot_ns.saturating_add(KILL_AGAIN_NS)
-    } else {
-        if !stopping {
-            decision.actions.push(Action::Stop { index });
-        }
-        deadline
-    };
-    decision.wake_boot_ns = Some(decision.wake_boot_ns.map_or(wake, |w| w.min(wake)));
-}
-
-/// One init container after the other; each must have succeeded before the next.
+/// One init container after the other: each must have succeeded before the next begins, a sidecar must have started.
 fn initialize(record: &PodRecord, status: &Status, now: Now) -> Decision {
-    let mut init = status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::Init);
-    let current = init.find(|(_, c)| !matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0));
-    match current {
-        None => Decision::now(Action::Initialized),
-        Some((_, c)) if is_running(c) => Decision::default(),
-        Some((index, c)) if settled(record, index, c) => Decision::now(Action::EndSandbox),
-        Some((index, c)) => {
-            let mut decision = Decision::default();
-            start_when_due(&mut decision, index, c, now);
-            decision
+    let mut decision = Decision::default();
+    let init = |(_, c): &(usize, &Container)| c.kind == ContainerKind::Init;
+    let all: Vec<(usize, &Container)> = status.containers.iter().enumerate().filter(init).collect();
+    let current = all.iter().rposition(|(_, c)| begun(c));
+    // Sidecars of before are kept alive; they hold up nobody any more.
+    let (before, rest) = all.split_at(current.unwrap_or(0));
+    for (index, c) in before.iter().filter(|(index, _)| is_sidecar(record, *index)) {
+        keep(&mut decision, record, status, *index, c, now);
+    }
+    let mut next = rest.iter();
+    if current.is_some()
+        && let Some((index, c)) = next.next()
+    {
+        let succeeded = matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0);
+        let done = if is_sidecar(record, *index) { started(record, *index, c) } else { succeeded };
+        if !done && settled(record, *index, c) {
+            return Decision::now(if any_running(status) { Action::End } else { Action::EndSandbox });
+        }
+        if !done || is_running(c) {
+            keep(&mut decision, record, status, *index, c, now);
+        }
+        if !done {
+            return decision;
         }
     }
+    match next.next() {
+        Some((index, c)) => start_when_due(&mut decision, record, status, *index, c, now),
+        None => decision.actions.push(Action::Initialized),
+    }
+    decision
 }
 
 fn run(record: &PodRecord, status: &Status, now: Now) -> Decision {
     let mut decision = Decision::default();
-    let mut over = true;
-    for (index, c) in status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::App) {
-        if settled(record, index, c) {
-            continue;
-        }
-        over = false;
-        if is_running(c) {
-            // A restart for new resources.
-            stop_when_due(&mut decision, index, c, now);
-        } else {
-            start_when_due(&mut decision, index, c, now);
-        }
+    let all = || status.containers.iter().enumerate();
+    let app = |(_, c): &(usize, &Container)| c.kind == ContainerKind::App;
+    if all().filter(app).all(|(index, c)| settled(record, index, c)) {
+        return Decision::now(if any_running(status) { Action::End } else { Action::EndSandbox });
     }
-    if over { Decision::now(Action::EndSandbox) } else { decision }
+    for (index, c) in all().filter(|(index, c)| c.kind == ContainerKind::App || is_sidecar(record, *index)) {
+        keep(&mut decision, record, status, index, c, now);
+    }
+    decision
 }
 
-fn start_when_due(decision: &mut Decision, index: usize, c: &Container, now: Now) {
-    let Some(exit) = ended(c) else {
-        decision.actions.push(Action::Start { index, attempt: c.attempt });
+/// A container that shall run: started when it is its time, with its postStart hook, and stopped when that was asked for.
+fn keep(decision: &mut Decision, record: &PodRecord, status: &Status, index: usize, c: &Container, now: Now) {
+    if settled(record, index, c) {
         return;
+    }
+    if !is_running(c) {
+        return start_when_due(decision, record, status, index, c, now);
+    }
+    if let Some(stop) = &c.stop {
+        stop_one(decision, record, index, c, Given::stop(stop), now);
+        return;
+    }
+    match (&c.hook, record.containers.get(index).is_some_and(|made_of| made_of.hooks.post_start.is_some())) {
+        (None, true) => decision.actions.push(Action::Hook { index, hook: Hook::PostStart }),
+        (Some(HookRun { hook: Hook::PostStart, done: false, deadline_boot_ns: Some(deadline), .. }), _) => {
+            if now.boot_ns >= *deadline {
+                decision.actions.push(Action::EndHook { index });
+            } else {
+                decision.wake(*deadline);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a postStart hook is under way, or is to be: no other container is started until it is over.
+fn hooking(record: &PodRecord, status: &Status, decision: &Decision) -> bool {
+    let hooked = |index: usize| record.containers.get(index).is_some_and(|c| c.hooks.post_start.is_some());
+    let pending = |(index, c): (usize, &Container)| {
+        let over = c.hook.as_ref().is_some_and(|run| run.hook == Hook::PreStop || run.done);
+        is_running(c) && c.stop.is_none() && hooked(index) && !over
     };
-    let delay_ns = c.backoff.as_ref().map_or(0, |b| b.delay_ms.saturating_mul(1_000_000));
-    let due = exit.finished_boot_ns.saturating_add(delay_ns);
-    if due <= now.boot_ns {
-        decision.actions.push(Action::Start { index, attempt: c.attempt.saturating_add(1) });
-    } else {
-        decision.wake_boot_ns = Some(decision.wake_boot_ns.map_or(due, |w| w.min(due)));
+    status.containers.iter().enumerate().any(pending)
+        || decision.actions.iter().any(|action| matches!(action, Action::Start { index, .. } if hooked(*index)))
+}
+
+fn start_when_due(decision: &mut Decision, record: &PodRecord, status: &Status, index: usize, c: &Container, now: Now) {
+    let due = match ended(c) {
+        None => 0,
+        Some(exit) => {
+            let delay_ns = c.backoff.as_ref().map_or(0, |b| b.delay_ms.saturating_mul(1_000_000));
+            exit.finished_boot_ns.saturating_add(delay_ns)
+        }
+    };
+    if due > now.boot_ns {
+        decision.wake(due);
+    } else if !hooking(record, status, decision) {
+        let attempt = if ended(c).is_some() { c.attempt.saturating_add(1) } else { c.attempt };
+        decision.actions.push(Action::Start { index, attempt });
     }
 }

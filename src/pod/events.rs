@@ -1,11 +1,15 @@
 //! What has happened, written into the status.
 
 use super::Now;
-use super::rules::{SECOND_NS, after_exit, closing, pod_settled};
+use super::rules::{
+    GRACE_FLOOR_SECONDS, SECOND_NS, after_exit, begun, closing, grace_seconds, pod_settled, recreates, restart_policy,
+    restarts_on_failure, settled,
+};
+use super::stop::hook_deadline;
 use crate::manifest;
 use crate::state::record::{
-    Backoff, Container, ContainerKind, ContainerRecord, Deletion, Exit, Failure, PodRecord, Resize, State, Status,
-    Stop, StopWhy, VERSION,
+    Backoff, Container, ContainerKind, ContainerRecord, Deletion, Ending, Exit, Failure, Hook, HookAction, HookRun,
+    PodRecord, Resize, RestartAction, RestartPolicy, RestartingAll, Sandbox, State, Status, Stop, StopWhy, VERSION,
 };
 
 /// First delay of a crash loop, and its largest.
@@ -14,9 +18,6 @@ const BACKOFF_MAX_MS: u64 = 300_000;
 
 /// A container that ran this long past its last restart starts with no delay again.
 const BACKOFF_FORGET_NS: u64 = 600 * SECOND_NS;
-
-/// The kubelet's floor: nobody is killed sooner than this after the stop signal, unless by force.
-const GRACE_FLOOR_SECONDS: u64 = 2;
 
 /// The status of a pod of which nothing has been made yet.
 pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
@@ -37,7 +38,7 @@ pub fn initial(record: &PodRecord, boot_id: &str, now: Now) -> Status {
         finished_at: None,
         failure: None,
         ending: None,
-        active_deadline_boot_ns: None,
+        start_boot_ns: Some(now.boot_ns),
         restarting_all: None,
         stopped: false,
         conditions: Vec::new(),
@@ -57,6 +58,7 @@ impl Container {
             slot,
             stop: None,
             stopping_since_boot_ns: None,
+            anew: false,
             hook: None,
             started: None,
             ready: None,
@@ -97,7 +99,7 @@ pub fn apply_start(record: &PodRecord, status: &mut Status, index: usize, attemp
     }
     c.attempt = attempt;
     c.oom_kills = 0;
-    (c.stop, c.stopping_since_boot_ns, c.hook) = (None, None, None);
+    (c.stop, c.stopping_since_boot_ns, c.hook, c.anew) = (None, None, None, false);
     let probed = manifest::container(&record.pod, &c.name);
     c.started = probed.and_then(|made_of| made_of.startup_probe.as_ref()).map(|_| false);
     c.ready = probed.and_then(|made_of| made_of.readiness_probe.as_ref()).map(|_| false);
@@ -175,10 +177,50 @@ pub fn apply_stopping(c: &mut Container, now: Now) {
     }
 }
 
+/// A hook begins. With `process` it is that: pid and start time.
+pub fn apply_hook_begun(
+    status: &mut Status,
+    index: usize,
+    hook: Hook,
+    action: &HookAction,
+    process: Option<(i32, u64)>,
+    now: Now,
+) {
+    status.containers[index].hook = Some(HookRun {
+        hook,
+        begun_boot_ns: now.boot_ns,
+        deadline_boot_ns: hook_deadline(action, now),
+        process,
+        done: false,
+        failure: String::new(),
+    });
+}
+
+/// A hook that runs is over. When postStart has failed its container is stopped. Answers whether that is news.
+pub fn apply_hook_end(
+    record: &PodRecord,
+    status: &mut Status,
+    index: usize,
+    end: Result<(), String>,
+    now: Now,
+) -> bool {
+    let Some(run) = status.containers[index].hook.as_mut().filter(|run| !run.done) else { return false };
+    run.done = true;
+    let failed = end.is_err();
+    run.failure = end.err().unwrap_or_default();
+    if failed && run.hook == Hook::PostStart {
+        request_stop(status, index, StopWhy::PostStart, grace_seconds(record), now);
+    }
+    true
+}
+
+/// `reason` of an end that a failed postStart hook has brought.
+const POST_START_HOOK_ERROR: &str = "PostStartHookError";
+
 /// An instance has ended, or could not be started (`StartError`, exit code 128): moves the slot's state and its back-off on.
 /// Answers whether anything changed: an exit that is already known changes nothing.
-pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: Exit) -> bool {
-    let restarted = !closing(status);
+pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, mut exit: Exit) -> bool {
+    let restarted = !closing(status) && status.restarting_all.is_none();
     let c = &mut status.containers[index];
     let known = match &c.state {
         State::Running { .. } => exit.attempt != c.attempt,
@@ -189,27 +231,44 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: E
         return false;
     }
     c.attempt = exit.attempt;
+    c.anew = false;
     let why = c.stop.take().map(|stop| stop.why);
-    let asked_to_restart = matches!(why, Some(StopWhy::Resize | StopWhy::Restart));
-    if restarted && asked_to_restart {
+    if let (Some(StopWhy::PostStart), Some(run)) = (why, &c.hook) {
+        POST_START_HOOK_ERROR.clone_into(&mut exit.reason);
+        exit.message.clone_from(&run.failure);
+    }
+    if restarted && matches!(why, Some(StopWhy::Resize | StopWhy::Restart)) {
         // Not a failure, whatever the exit code: no back-off.
         c.backoff = None;
         c.state = State::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
         c.last = Some(exit);
         return true;
     }
-    if restarted && after_exit(record, index, exit.exit_code).is_some() {
-        let backoff = next_backoff(c.backoff.as_ref(), exit.finished_boot_ns);
-        let delay_ms = backoff.delay_ms;
-        c.backoff = Some(backoff);
-        if delay_ms > 0 {
-            let message = format!(
-                "back-off {} restarting failed container={} pod={}",
-                duration_text(delay_ms / 1000),
-                c.name,
-                pod_text(record)
-            );
-            c.state = State::Waiting { reason: "CrashLoopBackOff".to_owned(), message };
+    let mut after = after_exit(record, index, exit.exit_code);
+    // As the kubelet: who was stopped because of a probe is started again also when it says that it has succeeded.
+    let unasked = after.is_none()
+        && matches!(why, Some(StopWhy::Liveness | StopWhy::Startup))
+        && restarts_on_failure(record, index);
+    if unasked {
+        after = Some(RestartAction::Restart);
+    }
+    after = after.filter(|_| restarted);
+    if after.is_some() {
+        c.backoff = Some(next_backoff(c.backoff.as_ref(), exit.finished_boot_ns));
+    }
+    if after == Some(RestartAction::RestartAllContainers) {
+        status.restarting_all = Some(RestartingAll {
+            container: c.name.clone(),
+            exit_code: exit.exit_code,
+            since: exit.finished_at,
+            deadline_boot_ns: exit.finished_boot_ns,
+        });
+    } else if after.is_some() {
+        let waits = backs_off(record, c);
+        if unasked && !waits {
+            c.state = State::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
+        }
+        if unasked || waits {
             c.last = Some(exit);
             return true;
         }
@@ -218,6 +277,21 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, exit: E
         c.last = Some(previous);
     }
     true
+}
+
+/// Has a container wait when it has a back-off.
+fn backs_off(record: &PodRecord, c: &mut Container) -> bool {
+    let delay_ms = c.backoff.as_ref().map_or(0, |backoff| backoff.delay_ms);
+    if delay_ms > 0 {
+        let message = format!(
+            "back-off {} restarting failed container={} pod={}",
+            duration_text(delay_ms / 1000),
+            c.name,
+            pod_text(record)
+        );
+        c.state = State::Waiting { reason: "CrashLoopBackOff".to_owned(), message };
+    }
+    delay_ms > 0
 }
 
 /// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s. `updated_boot_ns` is when that restart comes.
@@ -242,30 +316,103 @@ pub fn pod_text(record: &PodRecord) -> String {
     format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
 }
 
-/// All init containers have succeeded.
+/// All init containers have succeeded, and all sidecars have started.
 pub fn apply_initialized(status: &mut Status, now: Now) {
     status.initialized_at.get_or_insert(now.wall);
 }
 
-/// pause has died, whether we killed it or somebody else did; in the second case the pod has failed.
+/// The pod's work is done, or will never be: what still runs is to stop within the pod's grace.
+pub fn apply_ending(record: &PodRecord, status: &mut Status, now: Now) {
+    let grace_seconds = grace_seconds(record);
+    let given_ns = grace_seconds.max(GRACE_FLOOR_SECONDS).saturating_mul(SECOND_NS);
+    let deadline_boot_ns = now.boot_ns.saturating_add(given_ns);
+    status.ending.get_or_insert(Ending { grace_seconds, deadline_boot_ns });
+}
+
+/// The pod has been active for longer than `activeDeadlineSeconds`.
+pub fn apply_deadline(record: &PodRecord, status: &mut Status, now: Now) {
+    status.failure.get_or_insert_with(|| Failure {
+        reason: "DeadlineExceeded".to_owned(),
+        message: "Pod was active on the node longer than the specified deadline".to_owned(),
+    });
+    apply_ending(record, status, now);
+    settle_waiting(status);
+}
+
+/// pause has died, whether we killed it or somebody else did. In the second case the pod gets another sandbox, or has failed when there is nothing to
+/// be started again.
 pub fn apply_sandbox_end(record: &PodRecord, status: &mut Status) {
     let expected = closing(status) || pod_settled(record, status);
     if let Some(sandbox) = &mut status.sandbox {
         sandbox.ended = true;
     }
-    if !expected {
+    let never = restart_policy(record) == RestartPolicy::Never && status.containers.iter().any(begun);
+    if !expected && (record.driven() || never) {
         status.failure = Some(Failure {
             reason: "SandboxLost".to_owned(),
             message: "the process that held the pod's namespaces died, and every container with it".to_owned(),
         });
     }
-    // Nobody waits for a restart any more.
+    if !recreates(record, status) {
+        settle_waiting(status);
+    }
+}
+
+/// Nobody waits for a restart any more.
+fn settle_waiting(status: &mut Status) {
     for c in &mut status.containers {
         if let (State::Waiting { .. }, Some(exit)) = (&c.state, &c.last) {
             c.state = State::Terminated(exit.clone());
             c.last = None;
         }
     }
+}
+
+/// A new sandbox is there in place of one that was lost: init containers run again, and then what is to be started again.
+pub fn apply_new_sandbox(record: &PodRecord, status: &mut Status, sandbox: Sandbox) {
+    let attempt = status.sandbox.as_ref().map_or(0, |lost| lost.attempt.saturating_add(1));
+    status.sandbox = Some(Sandbox { attempt, ..sandbox });
+    status.restarting_all = None;
+    begin_anew(record, status, |index, c| c.kind == ContainerKind::App && settled(record, index, c));
+}
+
+/// All containers have ended for a restart of all: every one begins anew.
+pub fn apply_anew(record: &PodRecord, status: &mut Status) {
+    status.restarting_all = None;
+    begin_anew(record, status, |_, _| false);
+}
+
+fn begin_anew(record: &PodRecord, status: &mut Status, stays: impl Fn(usize, &Container) -> bool) {
+    let has_init = record.containers.iter().any(|c| c.kind == ContainerKind::Init);
+    let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
+    if has_init {
+        status.initialized_at = None;
+    }
+    for (index, c) in status.containers.iter_mut().enumerate() {
+        if c.kind == ContainerKind::Ephemeral || stays(index, c) {
+            continue;
+        }
+        let State::Terminated(exit) = &c.state else {
+            c.anew = true;
+            continue;
+        };
+        let exit = exit.clone();
+        if after_exit(record, index, exit.exit_code).is_none() && c.kind == ContainerKind::Init {
+            // It was done, and is run again all the same.
+            c.backoff = Some(next_backoff(c.backoff.as_ref(), exit.finished_boot_ns));
+        }
+        c.anew = true;
+        if !backs_off(record, c) {
+            c.state = State::Waiting { reason: reason.to_owned(), message: String::new() };
+        }
+        c.last = Some(exit);
+    }
+}
+
+/// The pod has come to its end.
+pub fn apply_finish(status: &mut Status, now: Now) {
+    settle_waiting(status);
+    status.finished_at.get_or_insert(now.wall);
 }
 
 /// Asks for the end of the pod. `requested` seconds replace the pod's own grace; at least 2 s are given unless `force`, which gives none.

@@ -4,6 +4,7 @@
 //! [`decide()`], carry out the actions in order, repeat at the next event or at the wake-up.
 //!
 //! * `decide.rs`: status and clock to actions
+//! * `stop.rs`: hooks, signals and deadlines of what shall stop
 //! * `events.rs`: what happened to status
 //! * `status.rs`: status to the `v1.Pod` that users see
 //! * `event_object.rs`: what was told to the `v1.Event` that users see
@@ -12,10 +13,13 @@ mod decide;
 mod ephemeral;
 mod event_object;
 mod events;
+#[cfg(test)]
+mod lifecycle_tests;
 mod rules;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +27,10 @@ pub use crate::manifest::dns::hostname;
 pub use decide::{Action, Decision, Now, decide, first};
 pub use event_object::{EVENT_SOURCE, event_to_v1};
 pub use events::{
-    OOM_KILLED, Process, apply_exit, apply_initialized, apply_oom_kills, apply_sandbox_end, apply_start,
+    OOM_KILLED, Process, apply_anew, apply_deadline, apply_ending, apply_exit, apply_finish, apply_hook_begun,
+    apply_hook_end, apply_initialized, apply_new_sandbox, apply_oom_kills, apply_sandbox_end, apply_start,
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
-pub use rules::{accepts_containers, is_ending, is_over, ready, started};
+pub use rules::{accepts_containers, grace_seconds, hooked, is_ending, is_over, ready, restarts_on_failure, started};
 pub use status::{Liveness, Phase, apply_conditions, oom_kills, phase, printable_status, set_condition, to_v1};
+pub use stop::hook_overtime;

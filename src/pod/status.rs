@@ -6,7 +6,7 @@ mod printable;
 pub use conditions::{apply_conditions, set_condition};
 pub use printable::printable_status;
 
-use super::rules::{is_running, is_sidecar, pod_settled, ready, settled, started};
+use super::rules::{any_running, is_running, is_sidecar, pod_settled, ready, sandbox_alive, started};
 use crate::manifest;
 use crate::state::record::{Access, Container, ContainerKind, ContainerRecord, Exit, PodRecord, State, Status};
 use k8s_openapi::api::core::v1::{
@@ -63,14 +63,15 @@ const UNKNOWN_EXIT_CODE: i32 = 137;
 pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
     let all = |kind| status.containers.iter().filter(move |c| c.kind == kind);
     let succeeded = |c: &Container| matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0);
-    if status.failure.is_some() {
+    let running = live == Liveness::Alive && any_running(status);
+    if status.failure.is_some() && !running {
         return Phase::Failed;
     }
     if live == Liveness::OtherBoot && status.finished_at.is_none() && !pod_settled(record, status) {
         return Phase::Unknown;
     }
-    let over =
-        status.finished_at.is_some() || status.sandbox.as_ref().is_some_and(|s| s.ended) || live != Liveness::Alive;
+    let gone = record.driven() && status.sandbox.as_ref().is_some_and(|s| s.ended);
+    let over = status.finished_at.is_some() || gone || live != Liveness::Alive;
     if over {
         let done = pod_settled(record, status) || live == Liveness::Alive || status.finished_at.is_some();
         return if done && all(ContainerKind::App).all(succeeded) { Phase::Succeeded } else { Phase::Failed };
@@ -81,13 +82,13 @@ pub fn phase(record: &PodRecord, status: &Status, live: Liveness) -> Phase {
     }
     let never_ended = |c: &&Container| matches!(c.state, State::Waiting { .. }) && c.last.is_none();
     if status.initialized_at.is_none() {
-        let init = status.containers.iter().enumerate().filter(|(_, c)| c.kind == ContainerKind::Init);
-        let for_good = init.into_iter().any(|(index, c)| !succeeded(c) && settled(record, index, c));
-        return if for_good { Phase::Failed } else { Phase::Pending };
+        let failed = pod_settled(record, status);
+        return if failed && !running { Phase::Failed } else { Phase::Pending };
     }
+    // A container that is yet to run: `last` tells of one that has, also in an earlier sandbox.
     if all(ContainerKind::App).any(|c| never_ended(&c)) {
         Phase::Pending
-    } else if !pod_settled(record, status) {
+    } else if !pod_settled(record, status) || running {
         Phase::Running
     } else if all(ContainerKind::App).all(succeeded) {
         Phase::Succeeded
@@ -244,7 +245,10 @@ impl Seen<'_> {
             ContainerKind::Init if !is_sidecar(self.record, index) => {
                 matches!(&c.state, State::Terminated(exit) if exit.exit_code == 0)
             }
-            ContainerKind::Init | ContainerKind::App => self.runs(c) && ready(self.record, index, c),
+            // In a sandbox that is lost they are dying.
+            ContainerKind::Init | ContainerKind::App => {
+                self.runs(c) && sandbox_alive(self.status) && ready(self.record, index, c)
+            }
             ContainerKind::Ephemeral => false,
         }
     }

@@ -273,11 +273,12 @@ fn deletion_asks_waits_kills_and_removes() {
     start(&r, &mut s, 1, 0, 0);
     assert!(request_delete(&mut s, 30, None, false, at(SECOND)));
     let deadline = 31 * SECOND;
-    assert_eq!(decide(&r, &s, at(SECOND)), Decision { actions: vec![Action::StopAll], wake_boot_ns: Some(deadline) });
+    let both = vec![Action::Stop { index: 0 }, Action::Stop { index: 1 }];
+    assert_eq!(decide(&r, &s, at(SECOND)), Decision { actions: both, wake_boot_ns: Some(deadline) });
     s.containers.iter_mut().for_each(|c| apply_stopping(c, at(SECOND)));
     assert_eq!(decide(&r, &s, at(deadline - 1)), Decision { actions: vec![], wake_boot_ns: Some(deadline) });
     assert_eq!(column(&r, &s), "Terminating");
-    assert_eq!(actions(&r, &s, deadline), [Action::KillAll]);
+    assert_eq!(actions(&r, &s, deadline), [Action::Kill { index: 0 }, Action::Kill { index: 1 }]);
     apply_exit(&r, &mut s, 0, exit(0, 0, 5 * SECOND));
     assert_eq!(actions(&r, &s, 6 * SECOND), []);
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Running);
@@ -326,20 +327,18 @@ fn grace_has_a_floor_unless_by_force_and_only_shrinks() {
 }
 
 #[test]
-fn a_lost_sandbox_fails_the_pod() {
-    let r = record("Always", 0, 2);
+fn a_lost_sandbox_fails_a_pod_that_never_restarts() {
+    let r = record("Never", 0, 2);
     let mut s = fresh(&r);
     apply_initialized(&mut s, at(0));
     start(&r, &mut s, 0, 0, 0);
     start(&r, &mut s, 1, 0, 0);
     apply_exit(&r, &mut s, 1, exit(0, 1, 1));
-    start(&r, &mut s, 1, 1, 1);
-    apply_exit(&r, &mut s, 1, exit(1, 1, 2));
     apply_sandbox_end(&r, &mut s);
     assert_eq!(s.failure.as_ref().expect("failed").reason, "SandboxLost");
-    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Failed);
     assert_eq!(actions(&r, &s, 3), [Action::KillAll]);
     apply_exit(&r, &mut s, 0, exit(0, 137, 3));
+    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Failed);
     assert!(s.containers.iter().all(|c| matches!(c.state, State::Terminated(_))));
     assert_eq!(actions(&r, &s, 3), [Action::Finish]);
     let pod = to_v1(&r, &s, Liveness::Alive);

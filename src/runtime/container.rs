@@ -226,35 +226,43 @@ struct Pipes {
     err_write: OwnedFd,
 }
 
+/// Whoever has one end of a pipe has the other, too, so that it is never broken: when keeper is killed its fds are closed before the kernel kills the
+/// pod, and no container shall see SIGPIPE in between.
+fn both(end: OwnedFd) -> Result<OwnedFd, Error> {
+    let path = CString::new(format!("/proc/self/fd/{}", end.as_raw_fd())).map_err(host)?;
+    path::openat(nix::fcntl::AT_FDCWD, &path, libc::O_RDWR, 0).map_err(|e| Error::sys("open a pipe", e))
+}
+
+/// An end that its user may open anew.
+fn given(end: OwnedFd, uid: u32) -> Result<OwnedFd, Error> {
+    if uid != 0 {
+        path::fchown(end.as_fd(), uid, u32::MAX).map_err(|e| Error::sys("give a pipe to the container's user", e))?;
+    }
+    Ok(end)
+}
+
+/// A pipe into a log: our end and the one of a container's process.
+///
+/// # Errors
+/// The kernel's.
+pub fn log_pipe(uid: u32) -> Result<(OwnedFd, OwnedFd), Error> {
+    let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
+    fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
+    Ok((read, given(both(write)?, uid)?))
+}
+
 impl Pipes {
     fn new(container: &ContainerRecord) -> Result<Pipes, Error> {
-        // Whoever writes can read, too, so that the pipe is never broken: when keeper is killed its fds are closed before the kernel
-        // kills the pod, and no container shall see SIGPIPE in between.
-        let both = |end: OwnedFd| -> Result<OwnedFd, Error> {
-            let path = CString::new(format!("/proc/self/fd/{}", end.as_raw_fd())).map_err(host)?;
-            path::openat(nix::fcntl::AT_FDCWD, &path, libc::O_RDWR, 0).map_err(|e| Error::sys("open a pipe", e))
-        };
-        let given = |end: OwnedFd| -> Result<OwnedFd, Error> {
-            if container.user.uid != 0 {
-                path::fchown(end.as_fd(), container.user.uid, u32::MAX)
-                    .map_err(|e| Error::sys("give a pipe to the container's user", e))?;
-            }
-            Ok(end)
-        };
-        let log = || -> Result<_, Error> {
-            let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make a log pipe", e))?;
-            fd::set_nonblocking(read.as_fd(), true).map_err(|e| Error::sys("set up a log pipe", e))?;
-            Ok((read, given(both(write)?)?))
-        };
         let (stdin, stdin_write) = if container.stdin {
             let (read, write) = fd::pipe(false).map_err(|e| Error::sys("make the pipe of stdin", e))?;
             // One that never ends is not to end in that instant either. One that is for a single client ends with that client.
             let read = if container.stdin_once { read } else { both(read)? };
-            (given(read)?, Some(write))
+            (given(read, container.user.uid)?, Some(write))
         } else {
             (std::fs::File::open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?.into(), None)
         };
-        let ((out_read, out_write), (err_read, err_write)) = (log()?, log()?);
+        let uid = container.user.uid;
+        let ((out_read, out_write), (err_read, err_write)) = (log_pipe(uid)?, log_pipe(uid)?);
         Ok(Pipes { stdin, stdin_write, out_read, out_write, err_read, err_write })
     }
 }

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EphemeralContainer, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext, VolumeMount,
+    self, Container, EphemeralContainer, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SecurityContext,
+    VolumeMount,
 };
 
 use super::apparmor::{self, Wanted};
@@ -14,8 +15,9 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, Hooks, Identity, MountRecord, MountSource,
-    Owner, PidMode, PodRecord, Propagation, Restart, SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, HookAction, Hooks, Identity, MountRecord,
+    MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy, RestartRule,
+    SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -268,10 +270,10 @@ fn container(
         env,
         cwd,
         user,
-        stop_signal: image.config.stop_signal.unwrap_or(libc::SIGTERM),
+        stop_signal: stop_signal(c).or(image.config.stop_signal).unwrap_or(libc::SIGTERM),
         probes: super::probes::of(c).map_err(|(sub, what)| at(&sub, what))?,
-        restart: Restart::default(),
-        hooks: Hooks::default(),
+        restart: restart(c),
+        hooks: hooks(c).map_err(|(sub, what)| at(&sub, what))?,
         tty: c.tty.unwrap_or(false),
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
@@ -319,6 +321,48 @@ pub fn ephemeral(store: &Store, record: &PodRecord, asked: &EphemeralContainer) 
         }
         _ => ContainerRecord { limits, ..made },
     })
+}
+
+/// `lifecycle.stopSignal`, a signal as validation has it.
+fn stop_signal(c: &Container) -> Option<i32> {
+    c.lifecycle.as_ref()?.stop_signal.as_deref().and_then(crate::image::parse_signal)
+}
+
+fn restart(c: &Container) -> Restart {
+    let policy = c.restart_policy.as_deref().map(|word| match word {
+        "OnFailure" => RestartPolicy::OnFailure,
+        "Never" => RestartPolicy::Never,
+        _ => RestartPolicy::Always,
+    });
+    let rule = |rule: &v1::ContainerRestartRule| RestartRule {
+        action: match rule.action.as_str() {
+            "RestartAllContainers" => RestartAction::RestartAllContainers,
+            _ => RestartAction::Restart,
+        },
+        not: rule.exit_codes.as_ref().is_some_and(|codes| codes.operator == "NotIn"),
+        exit_codes: rule.exit_codes.as_ref().and_then(|codes| codes.values.clone()).unwrap_or_default(),
+    };
+    Restart { policy, rules: c.restart_policy_rules.iter().flatten().map(rule).collect() }
+}
+
+/// The hooks of a container that was validated, or the field below the container and what is wrong with it.
+fn hooks(c: &Container) -> Result<Hooks, (String, String)> {
+    let Some(lifecycle) = &c.lifecycle else { return Ok(Hooks::default()) };
+    let one = |field: &str, handler: &Option<v1::LifecycleHandler>| {
+        let Some(handler) = handler else { return Ok(None) };
+        let action = if let Some(exec) = &handler.exec {
+            HookAction::Exec { command: exec.command.clone().unwrap_or_default() }
+        } else if let Some(action) = &handler.http_get {
+            let got = super::probes::http_get(c, action);
+            HookAction::HttpGet(got.map_err(|what| (format!("lifecycle.{field}.httpGet.port"), what))?)
+        } else if let Some(sleep) = &handler.sleep {
+            HookAction::Sleep { seconds: u64::try_from(sleep.seconds).unwrap_or(0) }
+        } else {
+            return Err((format!("lifecycle.{field}"), "a hook needs something to do".to_owned()));
+        };
+        Ok(Some(action))
+    };
+    Ok(Hooks { post_start: one("postStart", &lifecycle.post_start)?, pre_stop: one("preStop", &lifecycle.pre_stop)? })
 }
 
 /// An image of the store that this host can execute.

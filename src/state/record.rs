@@ -509,9 +509,9 @@ pub struct Status {
     /// The pod comes to its end by itself: nothing is started any more, and what still runs is asked to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
-    /// When `activeDeadlineSeconds` are over: CLOCK_BOOTTIME nanoseconds.
+    /// `start_time` as CLOCK_BOOTTIME nanoseconds, for `activeDeadlineSeconds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active_deadline_boot_ns: Option<u64>,
+    pub start_boot_ns: Option<u64>,
     /// A restart rule has every container begin anew: since then. Unset when all have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarting_all: Option<RestartingAll>,
@@ -641,6 +641,9 @@ pub struct Container {
     /// When the current instance was sent its stop signal: CLOCK_BOOTTIME nanoseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_since_boot_ns: Option<u64>,
+    /// It has to begin once more: the pod has another sandbox, or all containers were started anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
     /// The last hook of the current instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,

@@ -83,6 +83,15 @@ impl Pod {
             }
         };
         self.prepare_first(pidfd.as_fd(), helped)?;
+        self.status.sandbox = Some(self.hold(pending, pause_from).await?);
+        self.serve_ports(ports);
+        // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
+        self.unsaved = true;
+        Ok(())
+    }
+
+    /// Waits until pause, which was cloned at `pause_from`, holds the pod's namespaces, and makes its network.
+    pub(super) async fn hold(&mut self, pending: oci::Launching, pause_from: u64) -> Result<Sandbox, Error> {
         let (held, warnings) = held(pending).await?;
         self.keeper.confirm().map_err(keeper_error)?;
         for warning in warnings {
@@ -93,22 +102,18 @@ impl Pod {
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
         let network = self.attach_network(Holder { pid: held.pid, start_ticks: ticks }).await?;
-        self.status.sandbox = Some(Sandbox {
+        Ok(Sandbox {
             pid: held.pid,
             start_ticks: ticks,
             ready_at: jiff::Timestamp::now(),
             ended: false,
             attempt: 0,
             network: Some(Box::new(network)),
-        });
-        self.serve_ports(ports);
-        // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
-        self.unsaved = true;
-        Ok(())
+        })
     }
 
     /// pause, on its way, and its pidfd: the one that was cloned ahead of us, or a new one.
-    fn launching(&mut self) -> Result<(oci::Launching, OwnedFd), Error> {
+    pub(super) fn launching(&mut self) -> Result<(oci::Launching, OwnedFd), Error> {
         let host = |e: oci::Error| Error::Host { what: e.to_string() };
         let launching = match self.ahead.take() {
             Some((pidfd, report)) => sandbox::adopt(&self.record, oci::Cloned::from_fds(pidfd, report).map_err(host)?)?,
@@ -213,6 +218,7 @@ impl Pod {
             self.recover_attaching(index, &id, attempt)?;
             let pumps = self.recover_pumps(index, attempt, false)?;
             self.live[index] = Some(Live { pidfd, pumps, memory: None });
+            self.recover_hook(index)?;
             if stopping {
                 // The last supervisor may have died between the record and the signal.
                 self.send_stop_signal(index);

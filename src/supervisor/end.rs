@@ -18,7 +18,7 @@ use crate::control::{Refusal, Response};
 use crate::pod;
 use crate::runtime::{Error, container, remove, sandbox};
 use crate::state::events::EventType;
-use crate::state::record::{Exit, State};
+use crate::state::record::{Exit, Hook, State, StopWhy};
 use crate::state::timeline::{Kind, Step};
 
 /// How long output may still come after every process of a container is dead.
@@ -40,6 +40,8 @@ impl Pod {
             self.step(Kind::EndSandbox, from.unwrap_or_else(clock_ns));
             pod::apply_sandbox_end(&self.record, &mut self.status);
             self.unsaved = true;
+        } else if self.hook_exited(exited) {
+            // Whoever waits for it sees it in the status.
         } else if let Some(exec) = self.execs.remove(&exited.pid) {
             let (exit_code, signal) = code_and_signal(exited);
             self.exec_exited(exec, exit_code, signal);
@@ -61,6 +63,8 @@ impl Pod {
         if let Err(e) = self.driver.kill(&cgroup) {
             say("error", format_args!("kill what is left in {cgroup}: {e}"));
         }
+        // Its death comes with the sandbox's, of which keeper tells later: the kernel lets pause go last.
+        self.notice_lost_sandbox();
         let pumps = match self.live[index].take() {
             Some(live) => drain(live.pumps).await,
             None => Vec::new(),
@@ -89,6 +93,7 @@ impl Pod {
             self.container_event(EventType::Warning, "OOMKilling", index, &pod::oom_text(oom_kills));
         }
         self.unsaved |= pod::apply_exit(&self.record, &mut self.status, index, exit);
+        self.end_call(index);
         self.back_off_event(index);
         self.to_reap.push(exited.pid);
         self.leaving.push(Leaving { instance, pumps });
@@ -141,14 +146,6 @@ impl Pod {
         self.freeing.push(task);
     }
 
-    /// Asks all containers to stop that were not asked yet.
-    pub(super) fn stop_all(&mut self) {
-        let all = self.status.containers.iter().enumerate();
-        let unasked = all.filter(|(_, c)| matches!(c.state, State::Running { stopping: false, .. }));
-        let unasked = unasked.map(|(index, _)| index).collect();
-        self.stop(unasked);
-    }
-
     /// Asks containers to stop.
     pub(super) fn stop(&mut self, indices: Vec<usize>) {
         for index in &indices {
@@ -161,7 +158,20 @@ impl Pod {
         }
         for index in indices {
             self.send_stop_signal(index);
-            let text = format!("Stopping container {}", self.status.containers[index].name);
+            let c = &self.status.containers[index];
+            let told = c.hook.as_ref().is_some_and(|run| run.hook == Hook::PreStop);
+            if !told {
+                self.stopping_event(index);
+            }
+        }
+    }
+
+    /// A container is about to be stopped: by a preStop hook, or without one by its stop signal.
+    pub(super) fn stopping_event(&mut self, index: usize) {
+        let c = &self.status.containers[index];
+        // Of those the failure has told.
+        if !c.stop.as_ref().is_some_and(|stop| matches!(stop.why, StopWhy::Liveness | StopWhy::Startup)) {
+            let text = format!("Stopping container {}", c.name);
             self.container_event(EventType::Normal, "Killing", index, &text);
         }
     }
@@ -214,9 +224,10 @@ impl Pod {
 
     /// Phase Succeeded or Failed: logs and records stay, everything else goes.
     pub(super) fn finish(&mut self) {
-        self.status.finished_at = Some(jiff::Timestamp::now());
+        let before = self.status.clone();
+        pod::apply_finish(&mut self.status, now());
         if let Err(e) = self.write_status() {
-            self.status.finished_at = None;
+            self.status = before;
             say("error", format_args!("{e}, trying again"));
             self.unsaved = true;
             return;

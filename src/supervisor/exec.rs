@@ -75,7 +75,7 @@ pub fn position(record: &PodRecord, name: Option<&str>) -> Result<usize, String>
 ///
 /// # Errors
 /// The request is wrong, or the container is going away.
-fn create(
+pub(super) fn create(
     container: &ContainerRecord,
     pidfd: BorrowedFd<'_>,
     placement: &Placement,
@@ -324,6 +324,9 @@ impl Pod {
         let found: std::collections::HashSet<ExecSlot> =
             slots.iter().filter_map(|slot| ExecSlot::read(*slot)).map(|(exec, _)| exec).collect();
         for slot in found {
+            if self.is_hook(slot) {
+                continue;
+            }
             let connection = self.keeper_get(slot.of(ExecPart::Connection))?;
             let pidfd = process::pidfd_open(slot.pid);
             // Reaped, and only the slot not yet dropped; or without a client there is nobody to be told.

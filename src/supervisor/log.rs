@@ -82,6 +82,15 @@ impl ContainerLog {
         ContainerLog::with_limit(dir, attempt, FILE_LIMIT)
     }
 
+    /// [`ContainerLog::open`] with two files of at most `bytes` in all of them: what is older goes.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn bounded(dir: &Path, attempt: u32, bytes: u64) -> io::Result<ContainerLog> {
+        remove_instances_below(dir, attempt.saturating_sub(1))?;
+        ContainerLog::with_limit(dir, attempt, bytes)
+    }
+
     /// Opens the log with files of at most `max_bytes`; other instances are let be.
     ///
     /// # Errors

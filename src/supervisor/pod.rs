@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::First;
 use super::begin::staging;
 use super::ephemeral::Leaver;
+use super::hooks::Calls;
 use super::keeper::Keeper;
 use super::oom::{Killed, Watching};
 use super::probes::Probing;
@@ -30,7 +31,7 @@ use crate::pod::{self, Action, Now};
 pub(super) use crate::runtime::say::say;
 use crate::runtime::{Error, container};
 use crate::state::Roots;
-use crate::state::events::Event;
+use crate::state::events::{Event, EventType};
 use crate::state::pods::PodDir;
 use crate::state::record::{ConditionRecord, Deletion, PodRecord, Status};
 use crate::state::timeline::Kind;
@@ -107,6 +108,8 @@ pub struct Pod {
     pub(super) placed: Vec<usize>,
     /// The first container, prepared while pause was setting itself up.
     pub(super) prepared: Option<(usize, container::Prepared)>,
+    /// When to try again to make a sandbox in place of one that was lost.
+    pub(super) sandbox_retry_boot_ns: Option<u64>,
     /// pause, while it lives.
     pub(super) pause: Option<OwnedFd>,
     /// Addresses of the sandbox, for those who serve its host ports.
@@ -141,6 +144,8 @@ pub struct Pod {
     pub(super) killed_sender: mpsc::UnboundedSender<Killed>,
     /// Workers and results of the probes.
     pub(super) probing: Probing,
+    /// Requests that hooks make.
+    pub(super) calls: Calls,
     /// `husk run`, until it was answered.
     pub(super) ready: Option<OwnedFd>,
     pub(super) warnings: Vec<String>,
@@ -199,6 +204,7 @@ impl Pod {
             helper: ready.is_some(),
             placed: Vec::new(),
             prepared: None,
+            sandbox_retry_boot_ns: None,
             pause: None,
             pod_addresses: Rc::default(),
             live,
@@ -219,6 +225,7 @@ impl Pod {
             kills,
             killed_sender,
             probing,
+            calls: Calls::new(),
             ready,
             warnings: Vec::new(),
             unnamed: false,
@@ -315,8 +322,14 @@ impl Pod {
                 }
                 return Ok(decision.wake_boot_ns);
             }
+            let stops = stops(&decision.actions);
+            if stops.len() > 1 {
+                // Recorded together.
+                self.stop(stops.clone());
+            }
             for action in decision.actions {
-                if !self.must_wait(action) {
+                let done = stops.len() > 1 && matches!(action, Action::Stop { .. });
+                if !done && !self.must_wait(action) {
                     self.act(action).await?;
                 }
             }
@@ -334,6 +347,7 @@ impl Pod {
                 self.leaving.iter().any(|l| l.instance.slot == self.status.containers[index].slot)
             }
             Action::Finish => !self.leaving.is_empty(),
+            Action::NewSandbox => self.sandbox_retry_boot_ns.is_some_and(|at| now().boot_ns < at),
             _ => false,
         }
     }
@@ -372,7 +386,10 @@ impl Pod {
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
         self.probe().await;
         let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
-        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next()].into_iter().flatten().min();
+        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next(), self.sandbox_retry_boot_ns]
+            .into_iter()
+            .flatten()
+            .min();
         let until = wake_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
             Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))
@@ -409,6 +426,10 @@ impl Pod {
                     self.probed(ended).await;
                     break None;
                 }
+                called = self.calls.ended() => {
+                    self.called(called);
+                    break None;
+                }
                 () = rest(sleep) => break None,
             }
         };
@@ -425,18 +446,35 @@ impl Pod {
                 Ok(()) => {}
                 // While `husk run` waits a start that fails is its failure; later it is the container's.
                 Err(e) if self.ready.is_some() => return Err(e),
+                // Nothing can be started in a sandbox that is on its way out.
+                Err(_) if self.notice_lost_sandbox() => {}
                 Err(e) => self.start_failed(index, attempt, &e),
             },
-            Action::StopAll => self.stop_all(),
+            Action::Hook { index, hook } => self.begin_hook(index, hook).await,
+            Action::EndHook { index } => self.hook_overtime(index),
             Action::Stop { index } => self.stop(vec![index]),
-            Action::KillAll => {
-                // By force there is no grace to exceed.
-                if self.status.deletion.as_ref().is_some_and(|deletion| deletion.grace_seconds > 0) {
+            Action::KillAll => self.kill_all(),
+            Action::Kill { index } => {
+                if self.status.deletion.is_some() {
                     self.grace_exceeded_event();
                 }
-                self.kill_all();
+                self.kill(index);
             }
-            Action::Kill { index } => self.kill(index),
+            Action::End => {
+                pod::apply_ending(&self.record, &mut self.status, now());
+                self.unsaved = true;
+            }
+            Action::Expire => {
+                pod::apply_deadline(&self.record, &mut self.status, now());
+                let text = "Pod was active on the node longer than the specified deadline";
+                self.event(EventType::Normal, "DeadlineExceeded", None, text);
+                self.unsaved = true;
+            }
+            Action::Anew => {
+                pod::apply_anew(&self.record, &mut self.status);
+                self.unsaved = true;
+            }
+            Action::NewSandbox => self.new_sandbox().await,
             Action::Initialized => {
                 pod::apply_initialized(&mut self.status, now());
                 self.unsaved = true;
@@ -511,14 +549,14 @@ impl Pod {
 
     fn delete(&mut self, grace_seconds: Option<u64>, force: bool, nowait: bool, reply: Reply) {
         self.moment(Kind::Asked);
-        let own = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let own = own.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
+        let own = pod::grace_seconds(&self.record);
         let before: Option<Deletion> = self.status.deletion.clone();
         let asked = pod::request_delete(&mut self.status, own, grace_seconds, force, now());
-        let at_once = pod::decide(&self.record, &self.status, now()).actions == [Action::StopAll];
-        if asked && at_once && !nowait {
+        let next = pod::decide(&self.record, &self.status, now()).actions;
+        let at_once = stops(&next);
+        if asked && !at_once.is_empty() && at_once.len() == next.len() && !nowait {
             // Recorded together with the first thing that follows from it.
-            self.stop_all();
+            self.stop(at_once);
         } else if asked || self.unsaved {
             self.unsaved = true;
             match self.write_status() {
@@ -541,6 +579,12 @@ impl Pod {
             self.waiting_for_end.push(reply);
         }
     }
+}
+
+/// Who is to be asked to stop.
+fn stops(actions: &[Action]) -> Vec<usize> {
+    let stop = |action: &Action| if let Action::Stop { index } = action { Some(*index) } else { None };
+    actions.iter().filter_map(stop).collect()
 }
 
 pub(super) fn keeper_error(e: impl std::fmt::Display) -> Error {

@@ -16,6 +16,7 @@ use crate::control::Response;
 use crate::control::client::PACKET_LIMIT;
 use crate::pod;
 use crate::probe::{self, Handler, Kind, OUTPUT_LIMIT, Outcome, Place, Probe, Seen, Worker};
+use crate::runtime::Error;
 use crate::state::events::EventType;
 use crate::state::record::{PodRecord, State, StopWhy};
 
@@ -94,11 +95,13 @@ impl Pod {
                 }
                 _ => None,
             };
-            let stopping = self.status.deletion.is_some()
+            let stopping = pod::is_ending(&self.status)
+                || self.status.restarting_all.is_some()
                 || c.stop.is_some()
                 || matches!(c.state, State::Running { stopping: true, .. });
             let started = match post.worker.kind() {
-                Kind::Startup => c.started != Some(false),
+                // Not before its postStart hook is over.
+                Kind::Startup => c.started != Some(false) || !pod::hooked(&self.record, post.index, c),
                 _ => pod::started(&self.record, post.index, c),
             };
             let seen = Seen { running, started, ready: c.ready == Some(true), stopping };
@@ -140,24 +143,13 @@ impl Pod {
                 })
             }
             _ => {
-                let netns = match (&self.pause, self.record.sandbox.host_network) {
-                    (_, true) => None,
-                    (Some(pause), false) => match pause.try_clone() {
-                        Ok(copy) => Some(copy),
-                        Err(e) => {
-                            let outcome =
-                                Outcome::Error(format!("duplicate a pidfd: {}", husk_oci::errno::io_text(&e)));
-                            let _ = sender.send(Probed { worker: number, attempt, outcome });
-                            return;
-                        }
-                    },
-                    (None, false) => {
-                        let outcome = Outcome::Error("the sandbox is gone".into());
-                        let _ = sender.send(Probed { worker: number, attempt, outcome });
+                let (netns, address) = match self.probed_from() {
+                    Ok(place) => place,
+                    Err(e) => {
+                        let _ = sender.send(Probed { worker: number, attempt, outcome: Outcome::Error(e.to_string()) });
                         return;
                     }
                 };
-                let address = self.address();
                 // What is made for a probe goes with it.
                 tokio::task::spawn_local(Box::pin(async move {
                     let outcome = ask(netns, address, &probe).await;
@@ -166,6 +158,19 @@ impl Pod {
             }
         };
         self.probing.posts[number].task = Some(task);
+    }
+
+    /// Whose network namespace probes and hooks ask from (`None`: our own), and the address that is meant without a host.
+    ///
+    /// # Errors
+    /// There is no sandbox.
+    pub(super) fn probed_from(&self) -> Result<(Option<OwnedFd>, Option<IpAddr>), Error> {
+        let netns = match (&self.pause, self.record.sandbox.host_network) {
+            (_, true) => None,
+            (Some(pause), false) => Some(pause.try_clone().map_err(|e| Error::io("duplicate a pidfd", &e))?),
+            (None, false) => return Err(Error::Host { what: "the sandbox is gone".into() }),
+        };
+        Ok((netns, self.address()))
     }
 
     /// The address that a probe without a host means: the pod's first; on the host's network, and without a network, the loopback's.
@@ -266,12 +271,10 @@ impl Pod {
             (Kind::Liveness, false) => StopWhy::Liveness,
         };
         let own = self.record.containers[index].probes.get(kind).and_then(|p| p.grace_seconds);
-        let spec = self.record.pod.spec.as_ref();
-        let of_pod = spec.and_then(|s| s.termination_grace_period_seconds).and_then(|s| u64::try_from(s).ok());
-        let grace_seconds = own.or(of_pod).unwrap_or(30);
+        let grace_seconds = own.unwrap_or_else(|| pod::grace_seconds(&self.record));
         if pod::request_stop(&mut self.status, index, why, grace_seconds, now()) {
             let name = &self.record.containers[index].name;
-            let again = spec.and_then(|s| s.restart_policy.as_deref()) != Some("Never");
+            let again = pod::restarts_on_failure(&self.record, index);
             let what = kind.to_string().to_lowercase();
             let end = if again { ", will be restarted" } else { "" };
             let text = format!("Container {name} failed {what} probe{end}");

@@ -55,8 +55,7 @@ impl Pod {
         if chosen.is_empty() {
             return refused("none of its containers runs or waits for its next start".into());
         }
-        let grace = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let grace_seconds = grace.and_then(|g| u64::try_from(g).ok()).unwrap_or(30);
+        let grace_seconds = pod::grace_seconds(&self.record);
         self.change(|pod| {
             for index in chosen {
                 if is_running(&pod.status.containers[index]) {

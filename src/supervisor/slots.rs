@@ -50,10 +50,12 @@ pub enum ExecPart {
     Start,
     /// Master of its terminal, until the client has it.
     Terminal,
+    /// Read end of what a hook prints.
+    Output,
 }
 
 /// All of them, in the order of their numbers.
-const EXEC_PARTS: [ExecPart; 3] = [ExecPart::Connection, ExecPart::Start, ExecPart::Terminal];
+const EXEC_PARTS: [ExecPart; 4] = [ExecPart::Connection, ExecPart::Start, ExecPart::Terminal, ExecPart::Output];
 
 /// The topmost bit; container slots never reach it.
 const EXEC: u64 = 1 << 63;

@@ -107,7 +107,8 @@ impl Pod {
     fn add_step(&mut self, step: Step) {
         let stop = step.kind >= Kind::Asked && (step.container.is_none() || pod::is_ending(&self.status));
         if self.timeline.steps.len() < WAITING {
-            let sandbox = self.status.sandbox.as_ref().map_or(0, |s| s.attempt);
+            // After the end of one it is the next that is being made.
+            let sandbox = self.status.sandbox.as_ref().map_or(0, |s| s.attempt + u32::from(s.ended));
             self.timeline.steps.push(Step { stop, sandbox, ..step });
         }
     }

@@ -158,9 +158,14 @@ impl<'h> Play<'h> {
         self.killed().map(|killed| killed.victim)
     }
 
-    /// keeper or pause was killed: the pod must end.
+    /// keeper was killed: the pod must end.
     pub fn doomed(&self) -> bool {
-        matches!(self.victim(), Some(Actor::Keeper | Actor::Pause))
+        self.victim() == Some(Actor::Keeper)
+    }
+
+    /// pause was killed: a pod that restarts anything must come back in another sandbox, see [`Play::revives`].
+    pub fn bereft(&self) -> bool {
+        self.victim() == Some(Actor::Pause)
     }
 
     /// The pod's directory.
@@ -308,6 +313,24 @@ impl<'h> Play<'h> {
         let said = self.husk(&["exec", &self.name, "-c", name, "--", "echo", "answer"]);
         self.check(said.code == Some(0) && said.out() == "answer\n", || format!("exec in {name}: {said}"));
         self.undisturbed();
+    }
+
+    /// After pause was killed: another sandbox is there, and each of these containers runs in it, in whichever instance.
+    pub fn revives(&self, containers: &[&'static str]) {
+        let running = || -> Option<Vec<Running>> {
+            let status = self.status()?;
+            status.sandbox.as_ref().filter(|s| !s.ended && s.attempt == 1)?;
+            let one = |name: &&'static str| {
+                let c = status.containers.iter().find(|c| c.name == **name)?;
+                matches!(c.state, State::Running { .. }).then_some(Running { container: name, attempt: c.attempt })
+            };
+            containers.iter().map(one).collect()
+        };
+        if self.within(PATIENCE, "another sandbox, and what shall run in it", || running().is_some()) {
+            self.lives(&running().unwrap_or_default());
+        } else {
+            self.violation(format!("instead: {:?}", self.status()));
+        }
     }
 
     /// No container has seen a signal or an error that says that its output is gone.

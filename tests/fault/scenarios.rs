@@ -1,7 +1,8 @@
 //! The scenarios: what is done while somebody is killed, and what must be true afterwards.
 //!
 //! The rule behind all checks: the death of the command line or of the supervisor is noticed by nobody, but that a command line that was killed cannot say
-//! what it did, and that doing it again is then right. The death of keeper or pause ends the pod, wholly and at once, and the pod can be run again.
+//! what it did, and that doing it again is then right. The death of keeper ends the pod, wholly and at once, and the pod can be run again. The death of pause does the same to
+//! its containers; a pod that was up begins anew in another sandbox, unless it restarts nothing.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -67,7 +68,18 @@ fn the_cli() -> Vec<Pair> {
 
 /// What the events of [`run`]'s pod must be: init containers one after the other, each once, then the others, each once.
 fn init_order(play: &Play<'_>, complete: bool) {
+    in_order(play, &play.events(), complete);
+}
+
+/// The same of a pod that has begun anew, which may have been at any moment.
+fn init_order_anew(play: &Play<'_>) {
     let events = play.events();
+    let begins = events.iter().rposition(|e| e == "start i1").unwrap_or(0);
+    in_order(play, &events[..begins], false);
+    in_order(play, &events[begins..], true);
+}
+
+fn in_order(play: &Play<'_>, events: &[String], complete: bool) {
     let order = ["start i1", "end i1", "start i2", "end i2"];
     let (init, rest): (Vec<_>, Vec<_>) = events.iter().map(String::as_str).partition(|e| e.contains(" i"));
     play.check(order.starts_with(&init), || format!("init containers: {events:?}"));
@@ -94,7 +106,12 @@ fn run(play: &Play<'_>) {
     let said = play.watched(&["run", "-"]).stdin(manifest.clone()).finish();
     play.until("the pod runs", || play.all_run(&all) || said.code != Some(0));
 
-    if play.doomed() {
+    if play.bereft() && said.code == Some(0) {
+        play.revives(&["a", "b"]);
+        play.undisturbed();
+        return init_order_anew(play);
+    }
+    if play.doomed() || play.bereft() {
         play.ends();
         init_order(play, false);
         play.undisturbed();
@@ -160,6 +177,10 @@ fn restart(play: &Play<'_>) {
     tell(play, "go");
     play.until("the container runs again", || play.all_run(&expected));
 
+    if play.bereft() {
+        // The other one may have crashed twice in all, and waits.
+        return play.revives(&["steady"]);
+    }
     play.check(play.count("crash flaky") <= 1, || format!("crashed more than once: {:?}", play.events()));
     if play.doomed() {
         play.ends();
@@ -192,6 +213,9 @@ fn backoff(play: &Play<'_>) {
     };
     play.until("the container waits for its next start", waits);
 
+    if play.bereft() {
+        return play.revives(&["steady"]);
+    }
     if play.doomed() {
         play.ends();
         play.check(play.count("start flaky") <= 2, || format!("started too often: {:?}", play.events()));
@@ -242,7 +266,7 @@ fn exec(play: &Play<'_>) {
         // The command may have been over, or it died with the pod: then no success and no code of its own.
         Some(Actor::Keeper | Actor::Pause) => {
             play.check(whole || matches!(said.code, Some(125 | 137)), || format!("husk exec: {said}"));
-            return play.ends();
+            return if play.bereft() { play.revives(&["a", "b"]) } else { play.ends() };
         }
     }
     play.within(Duration::from_secs(3), "the command is over", || {
@@ -269,7 +293,7 @@ fn delete(play: &Play<'_>) {
     let deletion = play.watched(&["delete", &play.name, "--grace-period=2"]).start();
     play.until("the deaf one is dead", || !alive(deaf));
 
-    if play.doomed() {
+    if play.doomed() || play.bereft() {
         let said = deletion.finish();
         play.ends();
         play.check(said.code == Some(0), || format!("husk delete: {said}"));
@@ -356,7 +380,8 @@ fn logs(play: &Play<'_>) {
     let finished = || play.status().is_some_and(|status| status.finished_at.is_some());
     play.until("the pod has ended", || finished() && play.keepers().is_empty());
 
-    if play.doomed() {
+    // Its policy is Never.
+    if play.doomed() || play.bereft() {
         play.ends();
         return play.undisturbed();
     }

@@ -54,6 +54,12 @@ pub fn update(play: &Play<'_>) {
         play.ends();
         return play.undisturbed();
     }
+    if play.bereft() {
+        play.revives(&["a", "b"]);
+        play.must(&down.each_ref().map(String::as_str));
+        play.within(std::time::Duration::from_secs(3), "16 MiB by all accounts", || agreed(play) == Some(16));
+        return play.undisturbed();
+    }
     if play.victim() == Some(Actor::Cli) {
         play.within(std::time::Duration::from_secs(3), "old or new, and not a mix", || {
             agreed(play).is_some_and(|size| [32, 48, 16].contains(&size))

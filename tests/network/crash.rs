@@ -7,11 +7,44 @@ use serde_json::json;
 use super::common::netns::sh;
 use super::common::outside::alive;
 use super::common::wait_for;
-use super::world::{HOST, ask, greeter, try_ask, world};
+use super::world::{HOST, addresses, ask, ask_from, greeter, try_ask, world};
 
 fn end(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill it");
     wait_for("its end", || (!alive(pid)).then_some(()));
+}
+
+#[test]
+fn a_sandbox_that_is_made_anew_has_the_addresses_ports_and_names_of_the_lost_one() {
+    let (host, outside) = world();
+    let mut one: serde_json::Value =
+        serde_json::from_str(&greeter("one", json!({"hostPort": 8080}))).expect("a manifest");
+    one["spec"]["restartPolicy"] = json!("Always");
+    let one = host.run("one", &one.to_string());
+    let two = host.run("two", &greeter("two", json!({})));
+    ask(&format!("{HOST}:8080"));
+    let before = addresses(&one);
+    for attempt in 1..=2 {
+        kill(Pid::from_raw(one.pause()), Signal::SIGKILL).expect("kill pause");
+        wait_for("another sandbox", || one.status().sandbox.filter(|s| s.attempt == attempt && !s.ended));
+        // The second time the container waits for its back-off.
+        if attempt == 1 {
+            one.wait_container("c", "runs again", |c| c["restartCount"] == 1 && c["state"]["running"].is_object());
+            for address in [format!("{HOST}:8080"), "127.0.0.1:8080".into(), before[0].clone(), before[1].clone()] {
+                assert!(ask(&address).starts_with("hello one"), "from the host to {address}");
+            }
+            assert!(outside.within(|| ask(&format!("{HOST}:8080"))).starts_with("hello one"));
+            assert!(ask_from(&two, "one").starts_with("hello one"), "others find it by its name");
+            let said = ask_from(&one, "two");
+            assert!(said.starts_with("hello two") && said.contains(&before[0]), "it finds others: {said}");
+        }
+        assert_eq!(addresses(&one), before);
+    }
+    assert_eq!(leases(&host.root), 2);
+    let check = host.husk(&["network", "check"]);
+    assert_eq!(check.code, Some(0), "{check}");
+    one.delete(&[]);
+    assert_eq!(try_ask("127.0.0.1:8080"), None);
 }
 
 fn leases(root: &std::path::Path) -> usize {

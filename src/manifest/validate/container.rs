@@ -1,7 +1,7 @@
 //! One container.
 
 use super::super::command;
-use super::{Report, any, check_no_nul, names, probe, resources as amounts, security, volume};
+use super::{Report, any, check_no_nul, lifecycle, names, probe, resources as amounts, security, volume};
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ContainerResizePolicy, EnvVar, EnvVarSource, Pod, PodSpec};
 use std::collections::BTreeSet;
 
@@ -13,15 +13,16 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
         env_from,
         image,
         image_pull_policy,
-        lifecycle,
+        // With `restartPolicy` and its rules, in a room of their own.
+        lifecycle: _,
         liveness_probe: _,
         name,
         ports,
         readiness_probe: _,
         resize_policy,
         resources,
-        restart_policy,
-        restart_policy_rules,
+        restart_policy: _,
+        restart_policy_rules: _,
         security_context,
         startup_probe: _,
         stdin: _,
@@ -38,17 +39,13 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     r.name(at("name"), name, names::dns_label);
     check_image(image.as_deref().unwrap_or_default(), at("image"), r);
     r.refuse(at("envFrom"), any(env_from));
-    r.refuse(at("lifecycle"), lifecycle.is_some());
-    if spec.init_containers.iter().flatten().any(|init| init.name == c.name)
-        && restart_policy.as_deref() != Some("Always")
-    {
+    lifecycle::check(c, path, spec, r);
+    if spec.init_containers.iter().flatten().any(|init| init.name == c.name) && !lifecycle::is_sidecar(c) {
         probe::refuse_all(c, path, r);
     } else {
         probe::check_all(c, path, r);
     }
     check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), c, spec, r);
-    r.refuse(at("restartPolicy"), restart_policy.is_some());
-    r.refuse(at("restartPolicyRules"), any(restart_policy_rules));
     r.refuse(at("volumeDevices"), any(volume_devices));
 
     r.word(at("imagePullPolicy"), image_pull_policy, &["Always", "IfNotPresent", "Never"]);
@@ -194,7 +191,8 @@ pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<H
 }
 
 fn check_resize_policy(policies: &[ContainerResizePolicy], path: &str, c: &Container, spec: &PodSpec, r: &mut Report) {
-    if !policies.is_empty() && spec.init_containers.iter().flatten().any(|init| init.name == c.name) {
+    let init = spec.init_containers.iter().flatten().any(|init| init.name == c.name);
+    if !policies.is_empty() && init && !lifecycle::is_sidecar(c) {
         return r.add(path, "must not be set for an init container, which is not started again once it has ended");
     }
     let mut names = BTreeSet::new();

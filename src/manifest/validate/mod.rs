@@ -6,6 +6,7 @@
 mod container;
 mod dns;
 mod ephemeral;
+mod lifecycle;
 mod metadata;
 pub(super) mod names;
 mod pod_spec;

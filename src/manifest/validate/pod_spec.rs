@@ -64,7 +64,11 @@ pub(super) fn check(pod: &Pod, spec: &PodSpec, r: &mut Report) {
     } = spec;
 
     let at = |field: &str| format!("spec.{field}");
-    r.refuse(at("activeDeadlineSeconds"), active_deadline_seconds.is_some());
+    if let Some(seconds) = active_deadline_seconds
+        && !(1..=i64::from(i32::MAX)).contains(seconds)
+    {
+        r.add(at("activeDeadlineSeconds"), format!("{seconds} must be between 1 and {}", i32::MAX));
+    }
     r.refuse(at("ephemeralContainers"), any(ephemeral_containers));
     r.refuse(at("overhead"), any(overhead));
     for (index, gate) in readiness_gates.iter().flatten().enumerate() {

@@ -120,7 +120,7 @@ fn pod_fields_that_are_not_supported_are_refused_by_path() {
     refused(
         spec,
         &[
-            ("activeDeadlineSeconds: 5", "spec.activeDeadlineSeconds"),
+            ("activeDeadlineSeconds: 0", "spec.activeDeadlineSeconds"),
             ("automountServiceAccountToken: true", "spec.automountServiceAccountToken"),
             ("dnsPolicy: None", "spec.dnsConfig"),
             ("dnsPolicy: None, dnsConfig: {searches: [a]}", "spec.dnsConfig.nameservers"),
@@ -269,7 +269,38 @@ fn container_fields_are_checked() {
         container,
         &[
             ("envFrom: [{prefix: x}]", "spec.containers[0].envFrom"),
-            ("lifecycle: {}", "spec.containers[0].lifecycle"),
+            ("lifecycle: {postStart: {}}", "spec.containers[0].lifecycle.postStart"),
+            ("lifecycle: {preStop: {exec: {}}}", "spec.containers[0].lifecycle.preStop.exec.command"),
+            (
+                "lifecycle: {preStop: {exec: {command: [a]}, sleep: {seconds: 1}}}",
+                "spec.containers[0].lifecycle.preStop",
+            ),
+            ("lifecycle: {preStop: {sleep: {seconds: 31}}}", "spec.containers[0].lifecycle.preStop.sleep.seconds"),
+            ("lifecycle: {preStop: {sleep: {seconds: -1}}}", "spec.containers[0].lifecycle.preStop.sleep.seconds"),
+            ("lifecycle: {postStart: {tcpSocket: {port: 1}}}", "spec.containers[0].lifecycle.postStart.tcpSocket"),
+            ("lifecycle: {postStart: {httpGet: {port: 0}}}", "spec.containers[0].lifecycle.postStart.httpGet.port"),
+            ("lifecycle: {preStop: {httpGet: {port: web}}}", "spec.containers[0].lifecycle.preStop.httpGet.port"),
+            (
+                "lifecycle: {preStop: {httpGet: {port: 1, host: a.b}}}",
+                "spec.containers[0].lifecycle.preStop.httpGet.host",
+            ),
+            ("lifecycle: {stopSignal: SIGTERM}", "spec.containers[0].lifecycle.stopSignal"),
+            (
+                "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]",
+                "spec.containers[0].restartPolicy",
+            ),
+            (
+                "restartPolicy: Never, restartPolicyRules: [{action: Stop, exitCodes: {operator: In}}]",
+                "spec.containers[0].restartPolicyRules[0].action",
+            ),
+            (
+                "restartPolicy: Never, restartPolicyRules: [{action: Restart}]",
+                "spec.containers[0].restartPolicyRules[0].exitCodes",
+            ),
+            (
+                "restartPolicy: Never, restartPolicyRules: [{action: Restart, exitCodes: {operator: Not}}]",
+                "spec.containers[0].restartPolicyRules[0].exitCodes.operator",
+            ),
             ("livenessProbe: {}", "spec.containers[0].livenessProbe"),
             ("readinessProbe: {}", "spec.containers[0].readinessProbe"),
             ("startupProbe: {}", "spec.containers[0].startupProbe"),
@@ -278,7 +309,7 @@ fn container_fields_are_checked() {
                 "resizePolicy: [{resourceName: pids, restartPolicy: NotRequired}]",
                 "spec.containers[0].resizePolicy[0].resourceName",
             ),
-            ("restartPolicy: Always", "spec.containers[0].restartPolicy"),
+            ("restartPolicy: Sometimes", "spec.containers[0].restartPolicy"),
             ("volumeDevices: [{name: v, devicePath: /x}]", "spec.containers[0].volumeDevices"),
             ("imagePullPolicy: Always", "spec.containers[0].imagePullPolicy"),
             ("imagePullPolicy: Sometimes", "spec.containers[0].imagePullPolicy"),
@@ -565,5 +596,27 @@ fn every_example_of_the_project_is_valid() {
             default(&mut pod);
             validate(&pod).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         }
+    }
+}
+
+#[test]
+fn hooks_restart_rules_and_stop_signals_are_taken() {
+    let spec = "os: {name: linux}, activeDeadlineSeconds: 5, terminationGracePeriodSeconds: 3, \
+        initContainers: [{name: i, image: x, restartPolicy: Always, lifecycle: {preStop: {sleep: {seconds: 0}}}}], \
+        containers: [{name: c, image: x, restartPolicy: OnFailure, \
+        restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: NotIn, values: [1, 2]}}], \
+        lifecycle: {stopSignal: SIGRTMIN+3, postStart: {exec: {command: [a]}}, preStop: {sleep: {seconds: 3}}}}]";
+    let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{{spec}}}}}");
+    let check = |text: &str| {
+        let mut pod = crate::manifest::parse(text.as_bytes(), "x").expect("parses").remove(0);
+        crate::manifest::default(&mut pod);
+        validate(&pod).map_err(|e| e.to_string())
+    };
+    assert_eq!(check(&text), Ok(()));
+    let without = text.replace("restartPolicy: Always, ", "");
+    assert!(check(&without).expect_err("no sidecar").contains("spec.initContainers[0].lifecycle: must not be set"));
+    for signal in ["TERM", "SIGFOO", "SIGRTMIN+16", "SIGRTMAX-15", "SIGRTMIN+03"] {
+        let wrong = text.replace("SIGRTMIN+3", signal);
+        assert!(check(&wrong).expect_err(signal).contains("spec.containers[0].lifecycle.stopSignal"));
     }
 }

@@ -3,14 +3,15 @@
 use super::{Phase, Seen, phase};
 use crate::pod::Now;
 use crate::pod::rules::{is_sidecar, sandbox_alive, started};
-use crate::state::record::{ConditionRecord, Container, ContainerKind, PodRecord, State, Status};
+use crate::state::record::{ConditionRecord, Container, ContainerKind, PodRecord, RestartAction, State, Status};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// The conditions that are husk's to tell.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "PodReadyToStartContainers",
+    "AllContainersRestarting",
     "Initialized",
     "Ready",
     "ContainersReady",
@@ -53,9 +54,26 @@ fn derive(seen: &Seen<'_>) -> Vec<Derived> {
         containers_ready,
         Derived::new("PodScheduled", true),
     ];
+    all.extend(all_restarting(seen, phase));
     // What cannot be done is refused, not put off, so a resize is never pending.
     all.extend(seen.status.resize.as_ref().map(|_| Derived::new("PodResizeInProgress", true)));
     all
+}
+
+/// Only of a pod one of whose containers has a rule for that.
+fn all_restarting(seen: &Seen<'_>, phase: Phase) -> Option<Derived> {
+    let mut rules = seen.record.containers.iter().flat_map(|c| &c.restart.rules);
+    rules.find(|rule| rule.action == RestartAction::RestartAllContainers)?;
+    let it = |holds| Derived::new("AllContainersRestarting", holds);
+    Some(match (phase, &seen.status.restarting_all) {
+        (Phase::Succeeded, _) => it(false).why("PodCompleted", String::new()),
+        (Phase::Failed, _) => it(false).why("PodFailed", String::new()),
+        (_, Some(all)) => it(true).why(
+            "RestartAllContainersStarted",
+            format!("container {} has ended with exit code {}", all.container, all.exit_code),
+        ),
+        (_, None) => it(false),
+    })
 }
 
 fn initialized(seen: &Seen<'_>, phase: Phase) -> Derived {

@@ -188,7 +188,11 @@ fn a_stop_goes_on_without_its_client_and_its_supervisor() {
     wait_for("it is deaf", || client.log("deaf").contains("ready").then_some(()));
     let asked = Instant::now();
     let stop = host.job(&["cri", "StopContainer"]).stdin(json!({"containerId": id, "timeout": 2}).to_string()).start();
-    std::thread::sleep(Duration::from_millis(300));
+    let status = host.pod_dirs()[0].join("status.json");
+    wait_for("the stop is recorded", || {
+        let status: Value = serde_json::from_slice(&std::fs::read(&status).ok()?).ok()?;
+        (status["containers"][0]["state"]["stopping"] == true).then_some(())
+    });
     stop.kill(Signal::SIGKILL);
     stop.finish();
     kill(Pid::from_raw(client.supervisor()), Signal::SIGKILL).expect("kill the supervisor");

@@ -28,6 +28,9 @@ const LIMIT: u64 = 4 << 20;
 /// How long somebody else may be at it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a pod that has started may not be known yet to others that start at the same time.
+const SETTLE: Duration = Duration::from_secs(1);
+
 type Table = Vec<(String, Known)>;
 
 /// Whether a pod finds others and is found: it has addresses, and no client decides about its files.
@@ -120,7 +123,8 @@ pub fn repair(roots: &Roots) -> Result<Vec<String>, Error> {
     Ok(wrong)
 }
 
-/// What [`repair`] would mend, a line each; touches nothing.
+/// What [`repair`] would mend, a line each; touches nothing. Blocks for as long as pods that have just come may take to make themselves known, when there is
+/// something to mend.
 ///
 /// # Errors
 /// The pods cannot be listed.
@@ -128,6 +132,18 @@ pub fn check(roots: &Roots) -> Result<Vec<String>, Error> {
     if !roots.state.join("hosts").exists() {
         return Ok(Vec::new());
     }
+    let until = Instant::now() + SETTLE;
+    loop {
+        let wrong = look(roots)?;
+        if wrong.is_empty() || Instant::now() >= until {
+            return Ok(wrong);
+        }
+        std::thread::sleep(SETTLE / 20);
+    }
+}
+
+/// What is wrong now, a line each.
+fn look(roots: &Roots) -> Result<Vec<String>, Error> {
     // Nobody comes or goes meanwhile.
     let _hosts = roots.hosts(Instant::now() + PATIENCE)?.ok_or_else(busy)?;
     let before: Table = roots.known_hosts();

@@ -94,13 +94,16 @@ impl Directory {
         let failed = |e: std::io::Error| format!("read directory {}: {}", self.text, io_text(&e));
         let mut names = Vec::new();
         let mut seen = Seen::default();
-        let meta = std::fs::metadata(&self.path).map_err(failed)?;
+        // By its descriptor from here on: one that is moved away in the middle must not look as if its files had gone.
+        let dir = File::open(&self.path).map_err(failed)?;
+        let here = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let meta = dir.metadata().map_err(failed)?;
         seen.device = Some(meta.dev());
         if meta.mode() & 0o022 != 0 || meta.uid() != 0 {
             seen.notes
                 .push(format!("{}: others than root may write there, and so run what they like as root", self.text));
         }
-        for entry in std::fs::read_dir(&self.path).map_err(failed)? {
+        for entry in std::fs::read_dir(&here).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str() else {
                 seen.notes.push(format!("{}/{}: not read: its name is not UTF-8", self.text, name.to_string_lossy()));
@@ -114,7 +117,7 @@ impl Directory {
         self.read.retain(|name, _| names.binary_search(name).is_ok());
         self.writing.retain(|name, _| names.binary_search(name).is_ok());
         for name in names {
-            match self.content(&name, &mut seen) {
+            match self.content(&here, &name, &mut seen) {
                 Content::Nothing => {}
                 Content::Read(Ok(pods)) => seen.wanted.extend(pods),
                 Content::Read(Err(why)) => drop(seen.unread.insert(name, Some(why))),
@@ -132,8 +135,9 @@ impl Directory {
         Ok(seen)
     }
 
-    fn content(&mut self, name: &str, seen: &mut Seen) -> Content {
-        let path = self.path.join(name);
+    /// What the file `name` in `here` says.
+    fn content(&mut self, here: &Path, name: &str, seen: &mut Seen) -> Content {
+        let path = here.join(name);
         let wrong = |what: String| Content::Read(Err(format!("{}/{name}: {what}", self.text)));
         // Not opened before it is known to be a file: to open a pipe or a device may do things.
         let place = match OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path) {

@@ -45,9 +45,9 @@ fn a_sidecars_probes_hold_up_who_comes_after_it_and_count_for_the_pod() {
     let host = Host::new();
     let probes = json!({
         "restartPolicy": "Always",
-        "startupProbe": {"exec": {"command": ["test", "-e", "/v/up"]}, "periodSeconds": 1, "failureThreshold": 100},
-        "readinessProbe": {"exec": {"command": ["test", "-e", "/v/ready"]}, "periodSeconds": 1},
-        "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/v/ill"]}, "periodSeconds": 1, "failureThreshold": 1},
+        "startupProbe": {"exec": {"command": ["test", "-e", "/v/up"]}, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 100},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/v/ready"]}, "periodSeconds": 1, "timeoutSeconds": 30},
+        "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/v/ill"]}, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 1},
         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
     });
     let spec = json!({

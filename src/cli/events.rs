@@ -105,6 +105,10 @@ impl Events {
         loop {
             if let Some(watch) = &watch {
                 watch.directory(&context.roots.state.join("pods"))?;
+                // A pod that is just being made has a directory, and no record yet.
+                for id in if name.is_none() { context.roots.ids()? } else { Vec::new() } {
+                    watch.directory(&context.roots.pod_dir(&id))?;
+                }
             }
             let pods = match self.pods(context, name) {
                 // Who named a pod is told of it to its end.

@@ -1,4 +1,6 @@
-//! `husk get pods`: a table, names, or real `v1.Pod` objects.
+//! `husk get pods`: a table, names, or real `v1.Pod` objects; with `-w` their changes, too.
+
+mod changes;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
@@ -13,7 +15,7 @@ use crate::state::{Listed, PodEntry, Unreadable};
 
 /// Show pods as a table, JSON or YAML.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  husk get pods -o wide\n  husk get pod demo -o yaml")]
+#[command(after_help = "Example:\n  husk get pods -o wide\n  husk get pod demo -o yaml\n  husk get pods -w")]
 pub struct Get {
     /// pods, or pod and names; pod/NAME is understood too
     #[arg(required = true, value_name = "KIND [NAME]")]
@@ -26,6 +28,15 @@ pub struct Get {
     /// Leave out the header of the table
     #[arg(long)]
     no_headers: bool,
+    /// Go on with a line for each change; ends when the pods that were named are gone
+    #[arg(short, long)]
+    watch: bool,
+    /// The same, without what is there now
+    #[arg(long)]
+    watch_only: bool,
+    /// With --watch: also tell whether a pod was ADDED, MODIFIED or DELETED
+    #[arg(long)]
+    output_watch_events: bool,
 }
 
 /// Which pods, when they are not named.
@@ -98,6 +109,12 @@ impl Get {
         if !names.kind && !self.what.iter().all(|word| word.contains('/')) {
             return Err(Error::usage(format!("unknown kind {:?}; husk has pods: try husk get pods", self.what[0])));
         }
+        if self.watch || self.watch_only {
+            return self.follow(context, &names.names);
+        }
+        if self.output_watch_events {
+            return Err(Error::usage("--output-watch-events needs --watch"));
+        }
         let one = names.names.len() == 1;
         let found = self.select.find(context, &names.names)?;
         let mut out = Out::new();
@@ -134,44 +151,48 @@ impl Get {
     }
 
     fn table(&self, out: &mut Out, found: &Found) -> Result<(), Error> {
-        let wide = self.output == Some(Output::Wide);
+        let now = Timestamp::now();
+        let rows: Vec<Vec<Cell>> = found.pods.iter().map(|shown| self.row(shown, now)).collect();
+        let header = self.header();
+        if self.no_headers { out.rows(&header, &rows) } else { out.table(&header, &rows) }
+    }
+
+    fn header(&self) -> Vec<&'static str> {
         let mut header = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
         if self.select.all_namespaces {
             header.insert(0, "NAMESPACE");
         }
-        if wide {
+        if self.output == Some(Output::Wide) {
             header.extend(["UID", "OWNER", "IMAGES", "REASON"]);
         }
-        let now = Timestamp::now();
-        let rows: Vec<Vec<Cell>> = found
-            .pods
-            .iter()
-            .map(|Shown { pod, entry }| {
-                let row = status::row(pod, now);
-                let mut cells: Vec<Cell> = vec![
-                    name(pod).into(),
-                    row.ready.into(),
-                    Cell::from(row.status).tone(Some(row.tone)),
-                    row.restarts.into(),
-                    row.age.into(),
-                ];
-                if self.select.all_namespaces {
-                    cells.insert(0, pod.metadata.namespace.as_deref().unwrap_or_default().into());
-                }
-                if wide {
-                    cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
-                    cells.push(entry.as_ref().map_or("", |entry| entry.record.owner.name()).into());
-                    cells.push(images(pod).into());
-                    cells.push(reason(pod).into());
-                }
-                cells
-            })
-            .collect();
-        if self.no_headers { out.rows(&header, &rows) } else { out.table(&header, &rows) }
+        header
+    }
+
+    fn row(&self, shown: &Shown, now: Timestamp) -> Vec<Cell> {
+        let Shown { pod, entry } = shown;
+        let row = status::row(pod, now);
+        let mut cells: Vec<Cell> = vec![
+            name(pod).into(),
+            row.ready.into(),
+            Cell::from(row.status).tone(Some(row.tone)),
+            row.restarts.into(),
+            row.age.into(),
+        ];
+        if self.select.all_namespaces {
+            cells.insert(0, pod.metadata.namespace.as_deref().unwrap_or_default().into());
+        }
+        if self.output == Some(Output::Wide) {
+            cells.push(pod.metadata.uid.as_deref().unwrap_or_default().into());
+            cells.push(entry.as_ref().map_or("", |entry| entry.record.owner.name()).into());
+            cells.push(images(pod).into());
+            cells.push(reason(pod).into());
+        }
+        cells
     }
 }
 
 /// A pod that was found.
+#[derive(Clone, Debug)]
 pub struct Shown {
     /// As Kubernetes shows it.
     pub pod: Pod,
@@ -186,6 +207,12 @@ impl Shown {
 
     fn unknown(it: &Unreadable) -> Shown {
         Shown { pod: super::unknown(it), entry: None }
+    }
+
+    /// The name of its directory.
+    fn id(&self) -> &str {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        self.entry.as_ref().map_or(uid, |entry| &entry.id)
     }
 }
 

@@ -59,7 +59,7 @@ impl Out {
     /// # Errors
     /// As [`Out::line`].
     pub fn table(&mut self, header: &[&str], rows: &[Vec<Cell>]) -> Result<(), Error> {
-        let text = table(header, rows, self.colour);
+        let text = table(header, rows, &mut Vec::new(), self.colour);
         self.raw(text.as_bytes())
     }
 
@@ -68,8 +68,25 @@ impl Out {
     /// # Errors
     /// As [`Out::line`].
     pub fn rows(&mut self, header: &[&str], rows: &[Vec<Cell>]) -> Result<(), Error> {
-        let text = table(header, rows, self.colour);
+        self.more_rows(header, rows, &mut Vec::new())
+    }
+
+    /// [`Out::rows`] of a table that goes on: columns are as wide as those printed so far, which `widths` keeps.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn more_rows(&mut self, header: &[&str], rows: &[Vec<Cell>], widths: &mut Vec<usize>) -> Result<(), Error> {
+        let text = table(header, rows, widths, self.colour);
         self.raw(text.split_once('\n').map_or("", |(_, rows)| rows).as_bytes())
+    }
+
+    /// [`Out::table`] of one that goes on.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn first_rows(&mut self, header: &[&str], rows: &[Vec<Cell>], widths: &mut Vec<usize>) -> Result<(), Error> {
+        let text = table(header, rows, widths, self.colour);
+        self.raw(text.as_bytes())
     }
 
     /// Hands everything to the kernel.
@@ -124,8 +141,12 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-fn table(header: &[&str], rows: &[Vec<Cell>], colour: bool) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|name| name.len()).collect();
+/// `widths` is what columns have at least, and then what they have.
+fn table(header: &[&str], rows: &[Vec<Cell>], widths: &mut Vec<usize>, colour: bool) -> String {
+    widths.resize(header.len(), 0);
+    for (width, name) in widths.iter_mut().zip(header) {
+        *width = (*width).max(name.len());
+    }
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.text.chars().count());
@@ -134,7 +155,7 @@ fn table(header: &[&str], rows: &[Vec<Cell>], colour: bool) -> String {
     let mut text = String::new();
     let mut push_row = |cells: &mut dyn Iterator<Item = (&str, Option<Tone>)>| {
         let mut pad = 0;
-        for ((word, tone), width) in cells.zip(&widths) {
+        for ((word, tone), width) in cells.zip(&*widths) {
             text.extend(std::iter::repeat_n(' ', pad));
             match tone.filter(|_| colour) {
                 Some(tone) => {
@@ -192,15 +213,22 @@ mod tests {
     fn columns_are_padded_to_the_widest_field_and_the_last_is_not() {
         let rows = vec![vec![Cell::from("a-long-name"), Cell::from("Running")], vec!["b".into(), "".into()]];
         assert_eq!(
-            table(&["NAME", "STATUS"], &rows, false),
+            table(&["NAME", "STATUS"], &rows, &mut Vec::new(), false),
             "NAME          STATUS\na-long-name   Running\nb             <none>\n"
         );
     }
 
     #[test]
+    fn a_table_that_goes_on_keeps_its_columns() {
+        let mut widths = Vec::new();
+        table(&["A", "B"], &[vec![Cell::from("wide"), Cell::from("x")]], &mut widths, false);
+        assert_eq!(table(&["A", "B"], &[vec!["y".into(), "z".into()]], &mut widths, false), "A      B\ny      z\n");
+    }
+
+    #[test]
     fn colour_does_not_change_the_widths() {
         let rows = vec![vec![Cell::from("x").tone(Some(Tone::Bad)), Cell::from("y")]];
-        assert_eq!(table(&["A", "B"], &rows, true), "A   B\n\x1b[31mx\x1b[0m   y\n");
+        assert_eq!(table(&["A", "B"], &rows, &mut Vec::new(), true), "A   B\n\x1b[31mx\x1b[0m   y\n");
     }
 
     #[test]

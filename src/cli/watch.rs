@@ -13,6 +13,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::Error;
 use crate::state::{Lock, LockMode};
 
+/// Enough for a thread that makes three system calls; there may be one for each of many pods.
+const LOCK_STACK_BYTES: usize = 128 << 10;
+
 /// Wakes when something that was added changes. Changes between `add` and `wait` are not lost.
 pub struct Watch {
     inotify: Inotify,
@@ -43,24 +46,37 @@ impl Watch {
     /// Watches a pod's directory: its status is replaced, or it goes away. `false` when it is gone already.
     ///
     /// # Errors
-    /// As [`Watch::directory`].
+    /// As [`Watch::directory`] and [`Watch::lock`].
     pub fn pod(&mut self, directory: &Path, live: bool) -> Result<bool, Error> {
         if !self.directory(directory)? {
             return Ok(false);
         }
         if live {
-            let (reader, writer) =
-                std::io::pipe().map_err(|e| Error::failed(format!("make a pipe: {}", husk_oci::errno::io_text(&e))))?;
-            let directory = directory.to_owned();
-            // flock(2) knows no time limit and no poll: a thread waits, and ends with this process.
-            std::thread::spawn(move || {
-                // Got it, or the directory is gone: either way keeper is, and whoever waits looks again.
-                drop(Lock::wait(&directory, LockMode::Shared));
-                drop(writer);
-            });
-            self.deaths.push(reader);
+            self.lock(directory)?;
         }
         Ok(true)
+    }
+
+    /// Watches for the end of a pod's keeper, which holds the lock of its directory.
+    ///
+    /// # Errors
+    /// The kernel refuses a pipe or a thread.
+    pub fn lock(&mut self, directory: &Path) -> Result<(), Error> {
+        let failed = |what: &str, e: &std::io::Error| Error::failed(format!("{what}: {}", husk_oci::errno::io_text(e)));
+        let (reader, writer) = std::io::pipe().map_err(|e| failed("make a pipe", &e))?;
+        let directory = directory.to_owned();
+        // flock(2) knows no time limit and no poll: a thread waits, and ends with this process.
+        let wait = move || {
+            // Got it, or the directory is gone: either way keeper is, and whoever waits looks again.
+            drop(Lock::wait(&directory, LockMode::Shared));
+            drop(writer);
+        };
+        std::thread::Builder::new()
+            .stack_size(LOCK_STACK_BYTES)
+            .spawn(wait)
+            .map_err(|e| failed("start a thread that waits for a lock", &e))?;
+        self.deaths.push(reader);
+        Ok(())
     }
 
     /// Watches what is written and renamed in a directory. `false` when it is gone already.

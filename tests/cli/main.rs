@@ -2,6 +2,7 @@
 //! supervisor that the test plays itself.
 
 mod bad_input;
+mod changes;
 mod contrib;
 mod exec;
 mod fake;

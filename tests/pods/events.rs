@@ -91,7 +91,7 @@ fn a_watch_tells_of_the_end_and_ends_with_the_pod() {
 }
 
 /// It listens: it has an inotify instance.
-fn watches(pid: i32) -> bool {
+pub(super) fn watches(pid: i32) -> bool {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     links.filter_map(|link| fs::read_link(link.path()).ok()).any(|to| to.to_string_lossy().contains("inotify"))
 }

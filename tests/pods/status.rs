@@ -96,3 +96,24 @@ fn a_containers_status_tells_who_it_runs_as_and_what_it_has_mounted() {
     assert_eq!(condition(&shown, "Ready")["observedGeneration"], 1);
     let _: k8s_openapi::api::core::v1::Pod = serde_json::from_value(shown).expect("a v1.Pod");
 }
+
+#[test]
+fn a_watch_follows_a_pod_to_its_end() {
+    let host = Host::new();
+    let script = "trap 'exit 0' TERM; until [ -e /tmp/fail ]; do sleep 0.05; done; rm /tmp/fail; exit 3";
+    let spec = json!({"restartPolicy": "Always", "containers": [container("main", script, json!({}))]});
+    let pod = host.run("seen", &manifest("seen", spec));
+    let watch = host.job(&["get", "pod", "seen", "-w"]).start();
+    wait_for("the watch", || super::events::watches(watch.pid).then_some(()));
+    // The restart itself may be too short to be seen.
+    pod.sh("main", "touch /tmp/fail");
+    pod.wait_container("main", "started again", |c| c["restartCount"] == 1 && c["state"]["running"].is_object());
+    host.ok(&["delete", "seen"]);
+    let said = watch.finish();
+    assert_eq!(said.code, Some(0), "{said}");
+    let text = said.out();
+    assert!(text.starts_with("NAME   READY   STATUS"), "{text}");
+    for words in [" Running ", " 1 (", " Terminating "] {
+        assert!(text.lines().any(|line| line.contains(words)), "{words:?} is not in\n{text}");
+    }
+}

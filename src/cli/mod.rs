@@ -14,6 +14,7 @@ mod describe;
 mod error;
 mod events;
 mod exec;
+mod explain;
 mod gc;
 mod get;
 mod image;
@@ -167,6 +168,7 @@ commands! {
     "Start the pods of a manifest" "run" Run(run::Run),
     "Show pods as a table, JSON or YAML" "get" Get(get::Get),
     "Tell all about pods, for people" "describe" Describe(describe::Describe),
+    "Tell why a pod is as it is, and what happens next" "explain" Explain(explain::Explain),
     "Tell what has happened to pods" "events" Events(events::Events),
     "Show how long each step of a start or a stop took" "timeline" Timeline(timeline::Timeline),
     "Set conditions that a pod's readinessGates wait for" "condition" Condition(condition::Condition),

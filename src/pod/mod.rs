@@ -31,6 +31,9 @@ pub use events::{
     apply_hook_end, apply_initialized, apply_new_sandbox, apply_oom_kills, apply_sandbox_end, apply_start,
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
-pub use rules::{accepts_containers, grace_seconds, hooked, is_ending, is_over, ready, restarts_on_failure, started};
+pub use rules::{
+    accepts_containers, active_deadline_boot_ns, grace_seconds, hooked, is_ending, is_over, ready, recreates,
+    restarts_on_failure, started,
+};
 pub use status::{Liveness, Phase, apply_conditions, oom_kills, phase, printable_status, set_condition, to_v1};
 pub use stop::hook_overtime;

@@ -18,7 +18,7 @@ pub fn grace_seconds(record: &PodRecord) -> u64 {
 }
 
 /// When `spec.activeDeadlineSeconds`, which may be set while the pod lives, are over: CLOCK_BOOTTIME nanoseconds.
-pub(super) fn active_deadline_boot_ns(record: &PodRecord, status: &Status, now: Now) -> Option<u64> {
+pub fn active_deadline_boot_ns(record: &PodRecord, status: &Status, now: Now) -> Option<u64> {
     let seconds = record.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds)?;
     // Written down by every supervisor that knows of deadlines.
     let start_boot_ns = status.start_boot_ns.unwrap_or_else(|| {
@@ -111,7 +111,7 @@ pub(super) fn begun(c: &Container) -> bool {
 
 /// Whether a pod whose sandbox is gone gets another: there is something to be started in it. The kubelet gives none to a pod that never restarts
 /// anything and had begun.
-pub(super) fn recreates(record: &PodRecord, status: &Status) -> bool {
+pub fn recreates(record: &PodRecord, status: &Status) -> bool {
     !record.driven()
         && !closing(status)
         && !pod_settled(record, status)

@@ -5,6 +5,7 @@ mod bad_input;
 mod changes;
 mod contrib;
 mod exec;
+mod explain;
 mod fake;
 mod logs;
 mod show;

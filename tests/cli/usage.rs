@@ -13,8 +13,8 @@ fn every_command_has_a_short_help_with_an_example() {
     let top = husk.call(&["--help"]);
     top.is(0);
     let commands = [
-        "run", "get", "describe", "logs", "exec", "delete", "wait", "image", "gc", "cri", "version", "watch", "apply",
-        "diff", "restart",
+        "run", "get", "describe", "explain", "logs", "exec", "delete", "wait", "image", "gc", "cri", "version",
+        "watch", "apply", "diff", "restart",
     ];
     for command in commands {
         assert!(top.stdout.contains(&format!("\n  {command} ")), "{command} is not in the help");
@@ -63,6 +63,9 @@ fn usage_errors_end_with_2_and_change_nothing() {
         &["get", "pods", "-l", "a b"],
         &["get", "pod", "demo", "-A"],
         &["describe"],
+        &["explain"],
+        &["explain", "a", "b"],
+        &["explain", "a", "-o", "wide"],
         &["logs"],
         &["logs", "service/x"],
         &["logs", "demo", "--tail=-2"],
@@ -119,6 +122,7 @@ fn an_unknown_pod_is_named_by_every_command() {
         (1, &["get", "pod", "nobody"]),
         (1, &["get", "pod/nobody", "-o", "yaml"]),
         (1, &["describe", "pod", "nobody"]),
+        (1, &["explain", "pod", "nobody"]),
         (1, &["logs", "nobody"]),
         (125, &["exec", "nobody", "--", "true"]),
         (1, &["delete", "nobody"]),

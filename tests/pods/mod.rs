@@ -9,6 +9,7 @@ mod crash;
 mod debug;
 mod describe;
 mod events;
+mod explain;
 mod harness;
 mod hooks;
 mod images;

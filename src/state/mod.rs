@@ -14,6 +14,7 @@
 //! <root>/pods/<uid>/               volumes/<name>, containers/<name>/<attempt>/{upper,work}
 //! <root>/logs/<ns>_<name>_<uid>/   <container>/<attempt>.log
 //! <root>/images/                   the image store's
+//! <state>/ports                    claims to ports of the host, see ports.rs
 //! <state>/hosts/table.json         names and addresses of pods, see hosts.rs
 //! <root>/cni/<uid>/                how plugins of the pod's network are called, see attachments.rs
 //! ```
@@ -38,6 +39,7 @@ pub mod hosts;
 mod journal;
 pub mod lock;
 pub mod pods;
+pub mod ports;
 pub mod record;
 pub mod timeline;
 

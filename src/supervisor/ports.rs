@@ -1,4 +1,4 @@
-//! Ports of the host: reserved by a socket that listens, so that no other pod and no other program can have them, and served on the loopback
+//! Ports of the host: reserved by a socket that listens (SCTP: by a lock), so that no other pod and no other program can have them, and served on the loopback
 //! interface. What comes from elsewhere the packet filter sends to the pod; it cannot do that for what the host sends to its own loopback
 //! addresses, which must not leave that interface (`route_localnet` would let them, and let pods reach what listens there: CVE-2020-8558). So the
 //! supervisor passes that on. The sockets are with keeper: they live as long as the pod, not as long as a supervisor.
@@ -54,18 +54,17 @@ impl Pod {
                 reserved.push((port, there));
                 continue;
             }
-            // KERNEL(sctp): a module of its own, which most hosts do not have and no port forwarding needs.
-            if port.protocol == Protocol::Sctp {
-                match self.holder(&port) {
-                    Some(pod) => return Err(self.taken(&port, &format!("is taken by pod {pod}"))),
-                    None => continue,
-                }
-            }
-            let socket = match reserve(&port) {
+            let claimed = match port.protocol {
+                // Its sockets are of a module of their own, which most hosts do not have and no port forwarding needs.
+                Protocol::Sctp => self.roots.claim_port(port.host_port, port.host_ip)?.ok_or(Errno::EADDRINUSE),
+                Protocol::Tcp | Protocol::Udp => reserve(&port),
+            };
+            let socket = match claimed {
                 Ok(socket) => socket,
                 Err(Errno::EADDRINUSE) => {
                     let why = match self.holder(&port) {
                         Some(pod) => format!("is taken by pod {pod}"),
+                        None if port.protocol == Protocol::Sctp => "is taken by a pod that has just ended".to_owned(),
                         None => format!(
                             "is taken by a program of the host; ss -lnp 'sport = :{}' tells which one",
                             port.host_port

@@ -69,6 +69,41 @@ fn a_port_that_is_taken_is_refused_with_who_has_it() {
 }
 
 #[test]
+fn a_port_that_many_ask_for_at_once_is_ones() {
+    let (host, _outside) = world();
+    for protocol in ["TCP", "UDP", "SCTP"] {
+        let name = |i: usize| format!("{}{i}", protocol.to_lowercase());
+        let jobs: Vec<_> = (0..5)
+            .map(|i| {
+                host.job(&["run", "-"])
+                    .stdin(greeter(&name(i), json!({"hostPort": 8080, "protocol": protocol})))
+                    .start()
+            })
+            .collect();
+        let outputs: Vec<_> = jobs.into_iter().map(|job| job.finish()).collect();
+        let got: Vec<usize> = (0..5).filter(|i| outputs[*i].code == Some(0)).collect();
+        assert_eq!(
+            got.len(),
+            1,
+            "{protocol}: {}",
+            outputs.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        );
+        for output in outputs.iter().filter(|output| output.code != Some(0)) {
+            assert!(output.err().contains("hostPort 8080") && output.err().contains("is taken by"), "{output}");
+        }
+        // Who is killed with all that it has frees it.
+        let (holder, next) = (host.pod(&name(got[0])), name(9));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(holder.keeper()), nix::sys::signal::Signal::SIGKILL)
+            .expect("kill it");
+        wait_for("the port to be free", || {
+            let output = host.try_run(&greeter(&next, json!({"hostPort": 8080, "protocol": protocol})));
+            (output.code == Some(0)).then_some(())
+        });
+        host.pod(&next).delete(&["--force"]);
+    }
+}
+
+#[test]
 fn udp_is_passed_on_too() {
     let (host, outside) = world();
     let port = json!({"ports": [{"containerPort": 53, "hostPort": 5353, "protocol": "UDP"}]});

@@ -181,6 +181,7 @@ const PACKET: usize = 8;
 const KIND_WARNING: u8 = 1;
 const KIND_FAILED: u8 = 2;
 const KIND_READY: u8 = 3;
+const KIND_NETWORK: u8 = 4;
 
 fn packet(kind: u8, step: Step, item: usize, errno: Errno) -> [u8; PACKET] {
     let (item, errno) = ((item as u16).to_le_bytes(), (errno as i32).to_le_bytes());
@@ -195,8 +196,17 @@ pub struct Launching {
     report: OwnedFd,
     items: [Vec<String>; 2],
     warnings: Vec<String>,
+    network: bool,
     ready: bool,
     sibling: bool,
+}
+
+/// What one look at the holder's socket has found.
+enum Heard {
+    Nothing,
+    Something,
+    /// It is closed: by exec, or by death.
+    End,
 }
 
 impl AsFd for Launching {
@@ -313,6 +323,7 @@ pub fn adopt(sysctls: &[(CString, CString)], tmpfs: &[Tmpfs], sibling: bool, clo
         report: cloned.report,
         items: [sysctls.iter().map(|(n, _)| name(n)).collect(), tmpfs.iter().map(|t| name(&t.path)).collect()],
         warnings: Vec::new(),
+        network: false,
         ready: false,
         sibling,
     }
@@ -358,6 +369,10 @@ fn set_up(prepared: &Prepared<'_>, report: BorrowedFd<'_>) -> Result<Infallible,
         net::loopback_up().map_err(at(Step::Loopback))?;
     }
     kernel_settings(sandbox, score, report)?;
+    if rest & ns::NET != 0 {
+        // Where nobody hears it, nobody hears that it is ready either.
+        let _ = fd::send(report, &packet(KIND_NETWORK, Step::Sysctl, 0, Errno::UnknownErrno), &[]);
+    }
     let null = path::openat(cwd(), c"/dev/null", libc::O_RDWR, 0).map_err(at(Step::Root))?;
     new_root(sandbox, data)?;
     path::chroot(c"/empty").and_then(|()| path::chdir(c"/")).map_err(at(Step::Chroot))?;
@@ -492,35 +507,61 @@ impl Launching {
     )]
     pub fn next(&mut self) -> Result<Option<(Held, Vec<String>)>, Error> {
         loop {
-            let mut packet = [0u8; PACKET + 1];
-            let got = match fd::recv(self.report.as_fd(), &mut packet, true) {
-                Ok(got) => got.len,
-                Err(Errno::EAGAIN) => return Ok(None),
-                // Told once, ahead of what it had sent before it died.
-                Err(Errno::ECONNRESET) => continue,
-                Err(errno) => return Err(Error::Step { doing: "read what pause reports".into(), errno }),
-            };
-            if got == 0 {
-                return self.end();
-            }
-            let errno = Errno::from_raw(i32::from_le_bytes([packet[4], packet[5], packet[6], packet[7]]));
-            let item = usize::from(u16::from_le_bytes([packet[2], packet[3]]));
-            let step = Step::ALL.into_iter().find(|s| *s as u8 == packet[1]);
-            match (got, packet[0], step) {
-                (PACKET, KIND_READY, _) if !self.ready => {
-                    self.ready = true;
-                    let go = fd::send(self.report.as_fd(), b"g", &[]);
-                    go.map_err(|errno| Error::Step { doing: "release pause".into(), errno })?;
-                }
-                (PACKET, KIND_WARNING, Some(step)) => {
-                    self.warnings.push(format!("{}: {}, continuing without it", step.sentence(), Sys(errno)));
-                }
-                (PACKET, KIND_FAILED, Some(step)) => {
-                    return Err(Error::Step { doing: self.sentence(step, item), errno });
-                }
-                _ => return Err(Error::Step { doing: "understand what pause reports".into(), errno: Errno::EPROTO }),
+            match self.hear()? {
+                Heard::Nothing => return Ok(None),
+                Heard::Something => {}
+                Heard::End => return self.end(),
             }
         }
+    }
+
+    /// Its network namespace is there with its settings, and can be given links while the holder goes on. Does not wait: poll [`AsFd::as_fd`].
+    ///
+    /// # Errors
+    /// As [`Launching::next`].
+    pub fn has_network(&mut self) -> Result<bool, Error> {
+        while !self.network {
+            match self.hear()? {
+                Heard::Nothing => return Ok(false),
+                Heard::Something => {}
+                Heard::End => return Err(Error::Died),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes in one report, if there is one.
+    fn hear(&mut self) -> Result<Heard, Error> {
+        let mut packet = [0u8; PACKET + 1];
+        let got = match fd::recv(self.report.as_fd(), &mut packet, true) {
+            Ok(got) => got.len,
+            Err(Errno::EAGAIN) => return Ok(Heard::Nothing),
+            // Told once, ahead of what it had sent before it died.
+            Err(Errno::ECONNRESET) => return Ok(Heard::Something),
+            Err(errno) => return Err(Error::Step { doing: "read what pause reports".into(), errno }),
+        };
+        if got == 0 {
+            return Ok(Heard::End);
+        }
+        let errno = Errno::from_raw(i32::from_le_bytes([packet[4], packet[5], packet[6], packet[7]]));
+        let item = usize::from(u16::from_le_bytes([packet[2], packet[3]]));
+        let step = Step::ALL.into_iter().find(|s| *s as u8 == packet[1]);
+        match (got, packet[0], step) {
+            (PACKET, KIND_NETWORK, _) => self.network = true,
+            (PACKET, KIND_READY, _) if !self.ready => {
+                self.ready = true;
+                let go = fd::send(self.report.as_fd(), b"g", &[]);
+                go.map_err(|errno| Error::Step { doing: "release pause".into(), errno })?;
+            }
+            (PACKET, KIND_WARNING, Some(step)) => {
+                self.warnings.push(format!("{}: {}, continuing without it", step.sentence(), Sys(errno)));
+            }
+            (PACKET, KIND_FAILED, Some(step)) => {
+                return Err(Error::Step { doing: self.sentence(step, item), errno });
+            }
+            _ => return Err(Error::Step { doing: "understand what pause reports".into(), errno: Errno::EPROTO }),
+        }
+        Ok(Heard::Something)
     }
 
     /// As [`Launching::next`], but waits.
@@ -549,7 +590,7 @@ impl Launching {
         item.map_or_else(|| step.sentence().to_owned(), |item| format!("{} {item}", step.sentence()))
     }
 
-    /// The report is closed: by exec, or by death.
+    /// The report is closed.
     fn end(&mut self) -> Result<Option<(Held, Vec<String>)>, Error> {
         if !self.ready {
             return Err(Error::Died);

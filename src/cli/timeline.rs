@@ -122,6 +122,7 @@ fn words(step: &Step) -> String {
         Kind::Supervisor => "keeper executes the supervisor".into(),
         Kind::Adopt => "adopt pause, listen".into(),
         Kind::Places => "make cgroups and places".into(),
+        Kind::Network => "link the pod to its network".into(),
         Kind::Prepare => format!("{c}: prepare"),
         Kind::Sandbox => "pause makes its namespaces".into(),
         Kind::Create => format!("{c}: clone the process"),

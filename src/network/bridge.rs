@@ -9,7 +9,7 @@ use super::instance::{ANYWHERE, Instance, missing};
 use super::netlink::Socket;
 use super::netns::within;
 use super::nft::Table;
-use super::{Error, Place, mac, route, sysctl};
+use super::{Error, Place, mac, route};
 
 /// The interface in a pod.
 pub const INTERFACE: &str = "eth0";
@@ -43,7 +43,8 @@ struct Inside {
     socket: Socket,
 }
 
-/// Links a pod to the bridge, and gives it its addresses and routes: three exchanges with the kernel. What is there already is fine.
+/// Links a pod to the bridge, and gives it its addresses and routes: three exchanges with the kernel. Its namespace has its settings
+/// ([`sysctl::of_pod`](super::sysctl::of_pod)). What is there already is fine.
 ///
 /// # Errors
 /// The kernel's. What was made goes with the pod's namespace.
@@ -55,7 +56,6 @@ pub fn attach(
     pause: BorrowedFd<'_>,
 ) -> Result<(), Error> {
     let inside = within(pause, || -> Result<Inside, Error> {
-        sysctl::prepare_pod()?;
         let netns =
             File::open("/proc/thread-self/ns/net").map_err(|e| Error::io("open the pod's network namespace", &e))?;
         Ok(Inside { netns, socket: route_socket()? })
@@ -66,13 +66,21 @@ pub fn attach(
         peer: INTERFACE,
         mac: mac(place.number),
         mtu: place.mtu,
+        // Where the host has bridges call the packet filter (br_netfilter), a connection through the host's port to the pod that it comes from
+        // never leaves the bridge.
+        hairpin: has_ports,
         netns: inside.netns.as_fd(),
     };
     let doing = || format!("link the pod to bridge {}", place.bridge);
     match route::create_veth(socket, veth) {
         Ok(()) => {}
         // Made by a try before ours, or left by a namespace that is on its way out.
-        Err(Errno::EEXIST) if route::link(&inside.socket, INTERFACE)?.is_some() => {}
+        Err(Errno::EEXIST) if route::link(&inside.socket, INTERFACE)?.is_some() => {
+            if has_ports {
+                route::set_hairpin(socket, &place.host_interface)
+                    .map_err(|errno| Error::sys(format_args!("let {} reach itself", place.host_interface), errno))?;
+            }
+        }
         Err(Errno::EEXIST) => {
             route::delete_link(socket, &place.host_interface)?;
             route::create_veth(socket, veth).map_err(|errno| missing(doing(), errno, "veth"))?;
@@ -81,13 +89,6 @@ pub fn attach(
             return Err(Error::refused(format!("{}: it has all the ports that a bridge can have (1023)", doing())));
         }
         Err(errno) => return Err(missing(doing(), errno, "veth")),
-    }
-    if has_ports {
-        // Where the host has bridges call the packet filter (br_netfilter), a connection through the host's port to the pod that it comes from
-        // never leaves the bridge.
-        let link = route::link(socket, &place.host_interface)?;
-        let set = link.map_or(Err(Errno::ENODEV), |link| route::set_hairpin(socket, link.index));
-        set.map_err(|errno| Error::sys(format_args!("let {} reach itself", place.host_interface), errno))?;
     }
     let index = route::link(&inside.socket, INTERFACE)?.map(|link| link.index);
     let index = index.ok_or_else(|| Error::refused(format!("{}: {INTERFACE} has vanished from the pod", doing())))?;

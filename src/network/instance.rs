@@ -108,49 +108,74 @@ impl Home<'_> {
         }
     }
 
-    /// What was chosen earlier, or is chosen now: by what the configuration says, and by what the host's routes leave free.
+    /// What was chosen earlier, where that is what the configuration says and nothing of the host's is in its way.
+    ///
+    /// # Errors
+    /// As [`Home::load`]; the kernel's.
+    pub fn chosen(&self, config: &Config) -> Result<Option<Instance>, Error> {
+        let Some(earlier) = self.load()?.filter(|earlier| fits(earlier, config)) else { return Ok(None) };
+        let socket = Socket::route().map_err(|e| Error::sys("open a netlink socket", e))?;
+        // A bridge that is there has a route to its own range.
+        let free = route::link(&socket, &earlier.bridge)?.is_some()
+            || overlap(&earlier, &taken(&socket, &earlier.bridge)?).is_none();
+        Ok(free.then_some(earlier))
+    }
+
+    /// Chooses: by what the configuration says, by what was chosen earlier, and by what the host's routes leave free.
     ///
     /// # Errors
     /// The ranges that are asked for are the host's, or are other ones than those in use.
     pub fn choose(&self, config: &Config) -> Result<Instance, Error> {
-        let socket = Socket::route().map_err(|e| Error::sys("open a netlink socket", e))?;
-        if let Some(earlier) = self.load()?
-            && fits(&earlier, config)
-        {
-            // A bridge that is there has a route to its own range.
-            if route::link(&socket, &earlier.bridge)?.is_some()
-                || overlap(&earlier, &taken(&socket, &earlier.bridge)?).is_none()
-            {
-                return Ok(earlier);
-            }
-        }
         let _lock = self.lock(true)?;
-        let earlier = self.load()?;
-        let known = !self.leases().all()?.is_empty();
-        let mut chosen = self.fresh(&socket, config, earlier.as_ref())?;
-        match earlier {
-            Some(earlier) if earlier == chosen => return Ok(earlier),
-            Some(earlier) if known => {
-                let now = |i: &Instance| i.ranges.iter().map(Range::to_string).collect::<Vec<_>>().join(" and ");
-                if (&earlier.bridge, &earlier.ranges) != (&chosen.bridge, &chosen.ranges) {
-                    return Err(Error::refused(format!(
-                        "pods have addresses of {} on {}, and the configuration or the host's routes ask for {} on {}; delete these pods first",
-                        now(&earlier),
-                        earlier.bridge,
-                        now(&chosen),
-                        chosen.bridge
-                    )));
-                }
-            }
-            Some(earlier) => {
-                // Nobody uses it any more.
-                route::delete_link(&socket, &earlier.bridge)?;
-            }
-            None => {}
+        if let Some(chosen) = self.chosen(config)? {
+            return Ok(chosen);
+        }
+        let socket = Socket::route().map_err(|e| Error::sys("open a netlink socket", e))?;
+        let (mut chosen, earlier) = self.decide(&socket, config)?;
+        if earlier.as_ref() == Some(&chosen) {
+            return Ok(chosen);
+        }
+        if let Some(earlier) = earlier
+            && self.leases().all()?.is_empty()
+        {
+            // Nobody uses it any more.
+            route::delete_link(&socket, &earlier.bridge)?;
         }
         chosen.version = VERSION;
         self.write(&chosen)?;
         Ok(chosen)
+    }
+
+    /// What [`Home::choose`] would give now; nothing is written, and somebody else may choose something else meanwhile.
+    ///
+    /// # Errors
+    /// As [`Home::choose`].
+    pub fn would_choose(&self, config: &Config) -> Result<Instance, Error> {
+        if let Some(chosen) = self.chosen(config)? {
+            return Ok(chosen);
+        }
+        let socket = Socket::route().map_err(|e| Error::sys("open a netlink socket", e))?;
+        Ok(self.decide(&socket, config)?.0)
+    }
+
+    /// What is right now, and what was chosen earlier.
+    fn decide(&self, socket: &Socket, config: &Config) -> Result<(Instance, Option<Instance>), Error> {
+        let earlier = self.load()?;
+        let chosen = self.fresh(socket, config, earlier.as_ref())?;
+        if let Some(earlier) = &earlier
+            && (&earlier.bridge, &earlier.ranges) != (&chosen.bridge, &chosen.ranges)
+            && !self.leases().all()?.is_empty()
+        {
+            let now = |i: &Instance| i.ranges.iter().map(Range::to_string).collect::<Vec<_>>().join(" and ");
+            return Err(Error::refused(format!(
+                "pods have addresses of {} on {}, and the configuration or the host's routes ask for {} on {}; delete these pods first",
+                now(earlier),
+                earlier.bridge,
+                now(&chosen),
+                chosen.bridge
+            )));
+        }
+        Ok((chosen, earlier))
     }
 
     fn fresh(&self, socket: &Socket, config: &Config, earlier: Option<&Instance>) -> Result<Instance, Error> {
@@ -238,13 +263,14 @@ impl Home<'_> {
 /// Is what was chosen earlier what the configuration says now?
 fn fits(earlier: &Instance, config: &Config) -> bool {
     let of = |ipv4: bool| earlier.ranges.iter().find(|r| r.is_ipv4() == ipv4);
+    let ipv6 = if sysctl::has_ipv6() { config.ipv6 } else { Wanted::None };
     let family = |wanted: Wanted, ipv4: bool| match wanted {
-        Wanted::Auto => of(ipv4).is_some() || (!ipv4 && !sysctl::has_ipv6()),
+        Wanted::Auto => of(ipv4).is_some(),
         Wanted::None => of(ipv4).is_none(),
         Wanted::Range(range) => of(ipv4) == Some(&range),
     };
     family(config.ipv4, true)
-        && family(config.ipv6, false)
+        && family(ipv6, false)
         && config.bridge.as_ref().is_none_or(|name| *name == earlier.bridge)
         && config.mtu.is_none_or(|mtu| mtu == earlier.mtu)
 }

@@ -16,6 +16,8 @@ const ROUTE: usize = 12;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 /// Temporary, deprecated, tentative or double: not an address to be known by.
@@ -230,6 +232,8 @@ pub struct Veth<'a> {
     pub mac: [u8; 6],
     /// MTU of both.
     pub mtu: u32,
+    /// The pod gets back what it has sent to itself by way of the bridge.
+    pub hairpin: bool,
     /// The pod's network namespace.
     pub netns: BorrowedFd<'a>,
 }
@@ -260,6 +264,9 @@ pub fn create_veth(socket: &Socket, veth: Veth<'_>) -> Result<(), Errno> {
             });
         });
     });
+    if veth.hairpin {
+        put_hairpin(&mut buffer, veth.name);
+    }
     socket.transact(&buffer).map_err(|failed| failed.errno)
 }
 
@@ -288,14 +295,20 @@ pub fn set_master(socket: &Socket, index: u32, bridge: u32) -> Result<(), Errno>
 ///
 /// # Errors
 /// The kernel's.
-pub fn set_hairpin(socket: &Socket, index: u32) -> Result<(), Errno> {
-    let mut header = ifinfo(index, 0);
-    header[0] = libc::AF_BRIDGE as u8;
+pub fn set_hairpin(socket: &Socket, name: &str) -> Result<(), Errno> {
     let mut buffer = Buffer::default();
-    buffer.message(libc::RTM_SETLINK, ACK, &header, |b| {
-        b.nest(libc::IFLA_PROTINFO, |b| b.attr(IFLA_BRPORT_MODE, &[1]));
-    });
+    put_hairpin(&mut buffer, name);
     socket.transact(&buffer).map_err(|failed| failed.errno)
+}
+
+fn put_hairpin(buffer: &mut Buffer, name: &str) {
+    buffer.message(libc::RTM_NEWLINK, ACK, &ifinfo(0, 0), |b| {
+        b.text(libc::IFLA_IFNAME, name);
+        b.nest(libc::IFLA_LINKINFO, |b| {
+            b.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            b.nest(IFLA_INFO_SLAVE_DATA, |b| b.attr(IFLA_BRPORT_MODE, &[1]));
+        });
+    });
 }
 
 /// Removes an interface; one that is gone is fine.

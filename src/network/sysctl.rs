@@ -62,15 +62,12 @@ pub fn forward(ipv4: bool, ipv6: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a new namespace one in which interfaces believe nothing of what others tell them about routes (CVE-2020-10749), and in which addresses are
-/// there at once. To be called in it before it has an interface.
-///
-/// # Errors
-/// The kernel's.
-pub fn prepare_pod() -> Result<(), Error> {
-    if !has_ipv6() {
-        return Ok(());
+/// What a namespace on the bridge has to be told before it has an interface: to believe nothing of what others tell it about routes
+/// (CVE-2020-10749), and to have addresses at once.
+pub fn of_pod() -> &'static [(&'static str, &'static str)] {
+    if has_ipv6() {
+        &[("net.ipv6.conf.default.accept_ra", "0"), ("net.ipv6.conf.default.accept_dad", "0")]
+    } else {
+        &[]
     }
-    set("ipv6/conf/default/accept_ra", "0")?;
-    set("ipv6/conf/default/accept_dad", "0")
 }

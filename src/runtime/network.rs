@@ -2,7 +2,7 @@
 //!
 //! 1. [`plan`], before the first side effect: the mode and the ports.
 //! 2. [`reserve`], before `pod.json` is written: the addresses. From then on the record tells all that may have to be undone.
-//! 3. [`attach`], once pause has its network namespace and before the first container starts. Whatever of it is there already is fine.
+//! 3. [`attach`], once pause has its network namespace, while it goes on and before the first container starts. Whatever of it is there already is fine.
 //! 4. [`detach`], when the sandbox is gone. Whatever of it is gone already is fine, too.
 
 use std::collections::HashSet;
@@ -96,20 +96,21 @@ pub fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) -> Result
     }
 }
 
-/// Makes a pod's network in the namespace of its pause, and tells what it has. Blocks for as long as the kernel takes. Not for mode `cni`: [`cni::begin_add`].
+/// Makes a pod's network in the namespace of its pause, which need not be up, and tells what it has. Blocks for as long as the kernel takes. Not for mode
+/// `cni`: [`cni::begin_add`].
 ///
 /// # Errors
 /// The kernel's. What was made goes with the pod.
 pub fn attach(roots: &Roots, record: &PodRecord, pause: BorrowedFd<'_>) -> Result<Status, Error> {
     let plan = &record.sandbox.network;
     let place = plan.place.as_ref();
-    let host_ips =
-        network::bridge::host_addresses(&network::bridge::route_socket()?, place.map(|p| p.bridge.as_str()))?;
+    let routes = network::bridge::route_socket()?;
+    let host_ips = network::bridge::host_addresses(&routes, place.map(|p| p.bridge.as_str()))?;
     match plan.mode {
         Mode::None => Ok(Status { host_ips, ..Status::default() }),
         Mode::Host => Ok(Status { ips: host_ips.clone(), host_ips, ..Status::default() }),
         Mode::Bridge => {
-            let ips = bridged::attach(roots, record, pause)?;
+            let ips = bridged::attach(roots, record, &routes, pause)?;
             Ok(Status { ips, host_ips, interface: network::bridge::INTERFACE.into() })
         }
         // The addresses are what the plugins will say.

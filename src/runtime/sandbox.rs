@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Error, hosts, mounts, network, remove};
 use crate::cgroup::CgroupDriver;
 use crate::manifest::dns;
+use crate::network::{Mode, sysctl};
 use crate::state::Roots;
 use crate::state::record::{PodRecord, SandboxRecord};
 use crate::volume;
@@ -76,6 +77,12 @@ impl Design {
         }
         for (name, value) in &sandbox.sysctls {
             sysctls.push((text(name.replace('.', "/"))?, text(value.clone())?));
+        }
+        if sandbox.network.mode == Mode::Bridge {
+            // Last, whatever the pod has said.
+            for (name, value) in sysctl::of_pod() {
+                sysctls.push((text(name.replace('.', "/"))?, text((*value).to_owned())?));
+            }
         }
         Ok(Design { namespaces, hostname, tmpfs, sysctls })
     }

@@ -30,9 +30,11 @@ pub enum Kind {
     Adopt,
     /// What `husk run` could not do: cgroups and directories.
     Places,
+    /// The pod is linked to its network; with plugins: they attach it.
+    Network,
     /// A container is prepared: cgroup, root, mounts, pipes.
     Prepare,
-    /// pause makes its namespaces, and the pod's network.
+    /// pause makes its namespaces and sets itself up.
     Sandbox,
     /// A container's process is cloned.
     Create,

@@ -18,6 +18,7 @@ use super::streams::Pump;
 use super::timeline::clock_ns;
 use super::watch::watch;
 use crate::control::{HELPED, Ready};
+use crate::network;
 use crate::pod;
 use crate::runtime::cni::Holder;
 use crate::runtime::copy::place::open_process;
@@ -64,10 +65,11 @@ impl Pod {
     /// A pod that nothing was done for yet.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
         let mut pause_from = clock_ns();
-        let (pending, pidfd) = self.launching()?;
+        let (mut pending, pidfd) = self.launching()?;
         self.listen(None)?;
         self.step(Kind::Adopt, self.timeline.begun_ns);
         let ports = self.reserve_ports()?;
+        let linked = self.link_network(&mut pending, pidfd.as_fd()).await?;
         let helped = match self.helped().await? {
             Some(times) => {
                 self.run_steps(times);
@@ -83,15 +85,20 @@ impl Pod {
             }
         };
         self.prepare_first(pidfd.as_fd(), helped)?;
-        self.status.sandbox = Some(self.hold(pending, pause_from).await?);
+        self.status.sandbox = Some(self.hold(pending, pause_from, linked).await?);
         self.serve_ports(ports);
         // On disk with the first container's start, or with the next change: until then nothing runs that a successor would not end.
         self.unsaved = true;
         Ok(())
     }
 
-    /// Waits until pause, which was cloned at `pause_from`, holds the pod's namespaces, and makes its network.
-    pub(super) async fn hold(&mut self, pending: oci::Launching, pause_from: u64) -> Result<Sandbox, Error> {
+    /// Waits until pause, which was cloned at `pause_from`, holds the pod's namespaces, and has plugins attach them where that is theirs to do.
+    pub(super) async fn hold(
+        &mut self,
+        pending: oci::Launching,
+        pause_from: u64,
+        linked: network::Status,
+    ) -> Result<Sandbox, Error> {
         let (held, warnings) = held(pending).await?;
         self.keeper.confirm().map_err(keeper_error)?;
         for warning in warnings {
@@ -101,7 +108,7 @@ impl Pod {
         self.pause = Some(held.pidfd);
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
-        let network = self.attach_network(Holder { pid: held.pid, start_ticks: ticks }).await?;
+        let network = self.attach_network(linked, Holder { pid: held.pid, start_ticks: ticks }).await?;
         Ok(Sandbox {
             pid: held.pid,
             start_ticks: ticks,

@@ -4,6 +4,7 @@
 //! before pause's, and must not be taken for crashes of their own that a restart in the same sandbox could mend.
 
 use husk_oci::file;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::pod::{Pod, now, say};
@@ -63,9 +64,10 @@ impl Pod {
         // Plugins are to forget the old one; an address of our own bridge stays the pod's.
         self.leave_network().await;
         let from = clock_ns();
-        let (pending, _) = self.launching()?;
+        let (mut pending, pidfd) = self.launching()?;
+        let linked = self.link_network(&mut pending, pidfd.as_fd()).await?;
         sandbox::prepare(&self.roots, &*self.driver, &self.record)?;
-        self.hold(pending, from).await
+        self.hold(pending, from, linked).await
     }
 }
 

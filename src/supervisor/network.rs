@@ -1,18 +1,21 @@
 //! The pod's network, from the supervisor's side: what calls strangers' programs is waited for, not done here.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use husk_oci::sandbox::Launching;
 use husk_oci::sys::memory;
 use tokio::io::Interest;
 
 use super::pod::{Pod, say};
-use super::watch::watch_for;
+use super::timeline::clock_ns;
+use super::watch::{watch, watch_for};
 use crate::manifest::dns;
 use crate::network::{Mode, Status, cni::INTERFACE};
 use crate::runtime::cni::{self, Answer, Holder, Working};
 use crate::runtime::{Error, hosts, network, resolve};
 use crate::state::events::EventType;
+use crate::state::timeline::Kind;
 
 /// How long to wait while somebody else is at the names of pods.
 const NAMES_BUSY: Duration = Duration::from_millis(5);
@@ -20,17 +23,35 @@ const NAMES_BUSY: Duration = Duration::from_millis(5);
 const FORCED_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Pod {
-    /// Gives the pod its network, once pause is there and before the first container is.
+    /// Links the pod to its network as soon as pause has a namespace for it, while pause and `husk run` go on.
+    ///
+    /// # Errors
+    /// It cannot be linked. What was begun goes with the pod.
+    pub(super) async fn link_network(
+        &mut self,
+        pending: &mut Launching,
+        pause: BorrowedFd<'_>,
+    ) -> Result<Status, Error> {
+        if !self.record.sandbox.host_network {
+            networked(pending).await?;
+        }
+        let from = clock_ns();
+        let status = network::attach(&self.roots, &self.record, pause)?;
+        self.step(Kind::Network, from);
+        Ok(status)
+    }
+
+    /// Has plugins attach the pod, where the network is theirs, and makes known what it has; once pause is there and before the first container is.
     ///
     /// # Errors
     /// It has none. What was begun goes with the pod.
-    pub(super) async fn attach_network(&mut self, holder: Holder) -> Result<Status, Error> {
-        let pause = self.pause.as_ref().ok_or_else(|| Error::Internal { what: "a network without pause".into() })?;
-        let mut status = network::attach(&self.roots, &self.record, pause.as_fd())?;
+    pub(super) async fn attach_network(&mut self, mut status: Status, holder: Holder) -> Result<Status, Error> {
         if self.record.sandbox.network.mode == Mode::Cni {
+            let from = clock_ns();
             let working = cni::begin_add(&self.roots, &self.record.id, holder)?;
             status.ips = cni::added(&self.record.full_name(), answer(working).await?)?;
             status.interface = INTERFACE.to_owned();
+            self.step(Kind::Network, from);
         }
         self.pod_addresses.borrow_mut().clone_from(&status.ips);
         hosts::own(&self.roots, &self.record, &status.ips)?;
@@ -104,6 +125,23 @@ impl Pod {
         if let Some(e) = failed {
             say("warn", format_args!("{e}, continuing; it is tried again when the pod is removed"));
         }
+    }
+}
+
+/// Waits until pause has a network namespace.
+async fn networked(pending: &mut Launching) -> Result<(), Error> {
+    let io = |e: std::io::Error| Error::io("watch pause", &e);
+    let has_network = |pending: &mut Launching| pending.has_network().map_err(|e| Error::Host { what: e.to_string() });
+    if has_network(pending)? {
+        return Ok(());
+    }
+    let watched = watch(pending.as_fd().try_clone_to_owned().map_err(io)?).map_err(io)?;
+    loop {
+        let mut guard = watched.readable().await.map_err(io)?;
+        if has_network(pending)? {
+            return Ok(());
+        }
+        guard.clear_ready();
     }
 }
 

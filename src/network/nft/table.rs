@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::expr::{Header, Meta, R0, R1, R4, Rule, Verdict};
 use crate::network::instance::missing;
-use crate::network::netlink::{ACK, APPEND, Answer, Attributes, Buffer, CREATE, DUMP, Failed, Socket};
+use crate::network::netlink::{ACK, APPEND, Answer, Attributes, Buffer, CREATE, DUMP, EXCL, Failed, Socket};
 use crate::network::{Error, Place, Port, Protocol, Range, hash};
 
 /// Size of `nfgenmsg`.
@@ -235,13 +235,12 @@ impl Table<'_> {
         format!("husk {:016x}", hash(said.bytes()))
     }
 
-    fn transaction(&self, socket: &Socket, doing: &str, body: impl FnOnce(&mut Buffer)) -> Result<(), Failed> {
+    fn transaction(&self, socket: &Socket, body: impl FnOnce(&mut Buffer)) -> Result<(), Failed> {
         let mut buffer = Buffer::default();
         let batch = [0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8];
         buffer.message(BATCH_BEGIN, 0, &batch, |_| {});
         body(&mut buffer);
         buffer.message(BATCH_END, 0, &batch, |_| {});
-        let _ = doing;
         socket.transact(&buffer)
     }
 
@@ -268,7 +267,7 @@ impl Table<'_> {
     /// # Errors
     /// The kernel's.
     pub fn create(&self, socket: &Socket, elements: &[Element]) -> Result<(), Error> {
-        let made = self.transaction(socket, "make", |b| {
+        let made = self.transaction(socket, |b| {
             // It cannot be removed unless it is there.
             b.message(kind(libc::NFT_MSG_NEWTABLE), CREATE, &header(), |b| b.text(1, self.name));
             b.message(kind(libc::NFT_MSG_DELTABLE), 0, &header(), |b| b.text(1, self.name));
@@ -300,7 +299,17 @@ impl Table<'_> {
                 });
             }
         });
-        made.map_err(|failed| self.error("make", failed.errno))
+        made.map_err(|failed| match failed.errno {
+            // The table was made before, so it is a chain's type or an expression that is not there.
+            errno @ Errno::ENOENT => Error::Sys {
+                doing: format!("make table inet {}", self.name),
+                errno,
+                advice: "the kernel lacks a part of nf_tables: load the modules nft_chain_nat, nft_nat, nft_masq, nft_fib_inet and nft_ct, or use \
+                         --network none or host"
+                    .into(),
+            },
+            errno => self.error("make", errno),
+        })
     }
 
     fn new_map(&self, b: &mut Buffer, map: &str, ipv4: bool, hosts: bool, number: u32) {
@@ -387,7 +396,7 @@ impl Table<'_> {
             if old.is_empty() {
                 return Ok(0);
             }
-            match self.transaction(socket, "change", |b| self.delete(b, &old)) {
+            match self.transaction(socket, |b| self.delete(b, &old)) {
                 Ok(()) => return Ok(old.len()),
                 Err(Failed { errno: Errno::ENOENT, .. }) => {}
                 Err(failed) => return Err(self.error("remove ports from", failed.errno)),
@@ -485,7 +494,7 @@ impl Table<'_> {
     /// # Errors
     /// The kernel's.
     pub fn destroy(&self, socket: &Socket) -> Result<(), Error> {
-        let gone = self.transaction(socket, "remove", |b| {
+        let gone = self.transaction(socket, |b| {
             b.message(kind(libc::NFT_MSG_DELTABLE), ACK, &header(), |b| b.text(1, self.name));
         });
         match gone {

@@ -38,17 +38,20 @@ pub(super) fn reserve(roots: &Roots, config: &Config, record: &mut PodRecord) ->
     let owned = OwnedHome::of(roots);
     let home = owned.get();
     let leases = home.leases();
-    loop {
-        let instance = home.choose(config)?;
-        // With it held nobody takes the bridge away or chooses other ranges; afterwards the lease says that somebody needs them.
-        let _lock = home.lock(false)?;
-        if home.load()?.as_ref() != Some(&instance) {
-            continue;
+    // Somebody with another configuration may choose in between.
+    for _ in 0..8 {
+        {
+            // With it held nobody takes the bridge away or chooses other ranges; afterwards the lease says that somebody needs them.
+            let _lock = home.lock(false)?;
+            if let Some(instance) = home.chosen(config)? {
+                let number = leases.take(&record.id, instance.size())?;
+                record.sandbox.network.place = Some(instance.place(&record.id, number));
+                return Ok(());
+            }
         }
-        let number = leases.take(&record.id, instance.size())?;
-        record.sandbox.network.place = Some(instance.place(&record.id, number));
-        return Ok(());
+        home.choose(config)?;
     }
+    Err(Error::Host { what: "choose addresses for pods: others keep choosing other ones".into() })
 }
 
 /// The instance that a place is of.
@@ -68,18 +71,23 @@ fn place(record: &PodRecord) -> Result<&Place, Error> {
 }
 
 /// Links the pod to the bridge, which is made when it is not there, and opens its ports. The addresses.
-pub(super) fn attach(roots: &Roots, record: &PodRecord, pause: BorrowedFd<'_>) -> Result<Vec<IpAddr>, Error> {
+pub(super) fn attach(
+    roots: &Roots,
+    record: &PodRecord,
+    routes: &Socket,
+    pause: BorrowedFd<'_>,
+) -> Result<Vec<IpAddr>, Error> {
     let owned = OwnedHome::of(roots);
     let instance = instance(owned.get())?;
     let (place, ports) = (place(record)?, &record.sandbox.network.ports);
-    let (routes, filter) = (route_socket()?, filter_socket()?);
-    let there = route::link(&routes, &instance.bridge)?;
+    let filter = filter_socket()?;
+    let there = route::link(routes, &instance.bridge)?;
     let bridge = match there {
         // The table is the last thing that is made with a bridge.
         Some(link) if instance.table().exists(&filter)? => link.index,
-        _ => make(roots, owned.get(), &instance, &routes, &filter)?,
+        _ => make(roots, owned.get(), &instance, routes, &filter)?,
     };
-    bridge::attach(&routes, bridge, place, !ports.is_empty(), pause)?;
+    bridge::attach(routes, bridge, place, !ports.is_empty(), pause)?;
     instance.table().insert(&filter, &table::elements(&record.id, place, ports))?;
     Ok(place.addresses.iter().map(|a| a.ip).collect())
 }

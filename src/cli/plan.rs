@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Error;
 use super::get::Format;
 use super::out::Out;
+use crate::manifest::command::settle;
 use crate::state::record::{Access, ContainerRecord, MountSource, PidMode, PodRecord};
 
 /// In place of a uid that only a start makes.
@@ -71,7 +72,8 @@ fn container(out: &mut Out, c: &ContainerRecord) -> Result<(), Error> {
     let mut row =
         |name: &str, value: &str| out.line(format!("    {name:<14}{}", if value.is_empty() { "-" } else { value }));
     row("image", &format!("{} ({})", c.image_ref, c.image_id))?;
-    row("command", &serde_json::to_string(&c.argv)?)?;
+    let shown = |text: &String| settle(text, &|path| format!("<{path}>"));
+    row("command", &serde_json::to_string(&c.argv.iter().map(shown).collect::<Vec<_>>())?)?;
     row("directory", &c.cwd)?;
     let groups: Vec<String> = c.user.groups.iter().map(ToString::to_string).collect();
     row("user", &format!("{}:{} groups [{}]", c.user.uid, c.user.gid, groups.join(" ")))?;
@@ -103,7 +105,7 @@ fn container(out: &mut Out, c: &ContainerRecord) -> Result<(), Error> {
         };
         row("mount", &format!("{} from {source}{below} ({access})", m.destination))?;
     }
-    c.env.iter().try_for_each(|variable| row("env", variable))
+    c.env.iter().try_for_each(|variable| row("env", &shown(variable)))
 }
 
 /// What of a cgroup's values is set.

@@ -16,11 +16,26 @@ pub struct Node {
     pub memory_bytes: u64,
 }
 
+/// The fields that a pod has only once it has a network. What refers to one holds the field's path between two NUL bytes, which no other value can hold, until
+/// [`settle`] puts the value there.
+const LATE: [&str; 4] = ["status.podIP", "status.podIPs", "status.hostIP", "status.hostIPs"];
+
+/// Does the text wait for a field that the pod has only once it has a network?
+pub fn is_late(text: &str) -> bool {
+    text.contains('\0')
+}
+
+/// The text with what `value` gives for the fields that it waits for.
+pub fn settle(text: &str, value: &dyn Fn(&str) -> String) -> String {
+    let parts = text.split('\0').enumerate();
+    parts.map(|(i, part)| if i % 2 == 1 { value(part) } else { part.to_owned() }).collect()
+}
+
 /// The environment that the manifest declares, in its order, a later entry of the same name replacing the earlier in place. The error's path is relative
 /// to the container.
 ///
 /// Literals with `$(VAR)` of earlier entries, `fieldRef`, `resourceFieldRef`. `pod.metadata.uid` must be set. `node` is called when a
-/// reference reads the host.
+/// reference reads the host. What is known only later is for [`settle`].
 ///
 /// # Errors
 /// A reference that can't be resolved here, e.g. to a ConfigMap.
@@ -156,12 +171,11 @@ pub(super) fn field_value(field: &ObjectFieldSelector, pod: &Pod) -> Result<Stri
             let name = spec.and_then(|s| s.service_account_name.clone()).filter(|n| !n.is_empty());
             Ok(name.unwrap_or_else(|| "default".to_owned()))
         }
-        "status.podIP" | "status.podIPs" | "status.hostIP" | "status.hostIPs" => {
-            Err(format!("{path} is not supported yet: pods have no address of their own so far"))
-        }
+        _ if LATE.contains(&path) => Ok(format!("\0{path}\0")),
         _ => Err(format!(
             "{path:?} is not a field that a variable can hold; use metadata.name, metadata.namespace, metadata.uid, \
-             metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName or spec.serviceAccountName"
+             metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName, spec.serviceAccountName, status.podIP, status.podIPs, \
+             status.hostIP or status.hostIPs"
         )),
     }
 }
@@ -311,6 +325,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_filled_in_when_they_are_known() {
+        let declared = env_of(
+            "env: [{name: IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}, {name: URL, value: 'http://$(IPS):80/$(HOST)'}, \
+             {name: HOST, valueFrom: {fieldRef: {fieldPath: status.hostIP}}}, {name: BOTH, value: $(HOST)-$(IPS)}]",
+        );
+        let value = |path: &str| format!("<{path}>");
+        let settled: Vec<String> = declared.expect("env").iter().map(|(_, text)| settle(text, &value)).collect();
+        assert_eq!(
+            settled,
+            [
+                "<status.podIPs>",
+                "http://<status.podIPs>:80/$(HOST)",
+                "<status.hostIP>",
+                "<status.hostIP>-<status.podIPs>"
+            ]
+        );
+        assert!(!is_late("10.0.0.1"));
+        assert_eq!(settle("plain", &value), "plain");
+    }
+
+    #[test]
     fn fields_of_the_pod_are_read() {
         for (path, want) in [
             ("metadata.name", "demo"),
@@ -325,7 +360,7 @@ mod tests {
             let got = env_of(&format!("env: [{{name: A, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]"));
             assert_eq!(got.expect("env"), vars(&[("A", want)]), "{path}");
         }
-        for path in ["status.podIP", "metadata.labels", "spec.containers", ""] {
+        for path in ["status.phase", "metadata.labels", "spec.containers", ""] {
             let got = env_of(&format!("env: [{{name: A, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]"));
             assert_eq!(got.expect_err("refused").path, "env[0].valueFrom.fieldRef.fieldPath", "{path}");
         }

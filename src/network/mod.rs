@@ -211,3 +211,18 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub interface: String,
 }
+
+impl Status {
+    /// A field of a pod's status, as `fieldRef` names it; several addresses are separated by commas. Empty: the pod has none, or there is no such field.
+    pub fn field(&self, path: &str) -> String {
+        let (all, first_only) = match path {
+            "status.podIP" => (&self.ips, true),
+            "status.podIPs" => (&self.ips, false),
+            "status.hostIP" => (&self.host_ips, true),
+            "status.hostIPs" => (&self.host_ips, false),
+            _ => return String::new(),
+        };
+        let some = all.iter().take(if first_only { 1 } else { usize::MAX });
+        some.map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}

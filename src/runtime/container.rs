@@ -1,5 +1,6 @@
 //! Creates one container: cgroup, root, mounts, process. It waits on its start handle when this is done.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +14,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Error, mounts, spec};
 use crate::cgroup::{CgroupDriver, Placement};
+use crate::manifest::command;
+use crate::network::Status;
 use crate::state::Roots;
 use crate::state::record::{ContainerRecord, MountSource, PidMode, PodRecord};
 
@@ -26,6 +29,8 @@ pub struct Context<'a> {
     pub record: &'a PodRecord,
     /// pause.
     pub sandbox: BorrowedFd<'a>,
+    /// What the pod has of a network, once it is known.
+    pub network: Option<&'a Status>,
 }
 
 /// A created container.
@@ -122,9 +127,25 @@ pub fn prepare(context: &Context<'_>, index: usize, attempt: u32, placed: bool) 
     Ok(prepared)
 }
 
-/// Can the container be prepared only when pause is set up? A subPath of a volume in memory is looked for in its mount namespace.
+/// Can the container be prepared only when pause is set up, and the pod has its network? A subPath of a volume in memory is looked for in pause's mount namespace, and
+/// its environment may hold the pod's addresses.
 pub fn needs_sandbox(container: &ContainerRecord) -> bool {
-    container.mounts.iter().any(|m| m.sub_path.is_some() && matches!(m.source, MountSource::Memory { .. }))
+    needs_addresses(container)
+        || container.mounts.iter().any(|m| m.sub_path.is_some() && matches!(m.source, MountSource::Memory { .. }))
+}
+
+fn needs_addresses(container: &ContainerRecord) -> bool {
+    container.argv.iter().chain(&container.env).any(|text| command::is_late(text))
+}
+
+/// The container with the pod's addresses where its arguments and its environment ask for them.
+pub fn addressed<'a>(container: &'a ContainerRecord, network: Option<&Status>) -> Cow<'a, ContainerRecord> {
+    if !needs_addresses(container) {
+        return Cow::Borrowed(container);
+    }
+    let value = |path: &str| network.map(|network| network.field(path)).unwrap_or_default();
+    let settled = |list: &[String]| list.iter().map(|text| command::settle(text, &value)).collect();
+    Cow::Owned(ContainerRecord { argv: settled(&container.argv), env: settled(&container.env), ..container.clone() })
 }
 
 fn in_container(container: &ContainerRecord, e: Error) -> Error {
@@ -168,7 +189,7 @@ fn prepare_in(
     let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
     let mut mounted = mounts::container(context.roots, record, container, context.sandbox)?;
     let given = spec::Given { mounts: std::mem::take(&mut mounted.mounts), devices: super::devices::of(container)? };
-    let spec = spec::container(container, given)?;
+    let spec = spec::container(&addressed(container, context.network), given)?;
     let stdio = if container.tty { None } else { Some(Pipes::new(container)?) };
     let (start_read, start) = fd::pipe(false).map_err(|e| Error::sys("make the start pipe", e))?;
     Ok(Prepared { id, placement, root, mounted, spec, stdio, start_read, start })

@@ -149,7 +149,7 @@ impl Pod {
     async fn try_exec(&mut self, wanted: &mut Wanted, client: &Client) -> Result<(), (i32, String)> {
         let ours = |message: String| (OURS, message);
         let index = target(&self.record, &self.status, wanted.container.as_deref()).map_err(ours)?;
-        let container = self.record.containers[index].clone();
+        let container = container::addressed(&self.record.containers[index], self.network()).into_owned();
         let name = &container.name;
         let gone = || ours(format!("container {name} is not running"));
         let live = self.live[index].as_ref().ok_or_else(gone)?;

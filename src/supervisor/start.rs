@@ -17,6 +17,7 @@ use super::streams::{Pump, pump};
 use super::timeline::clock_ns;
 use super::watch::watch;
 use crate::cgroup::CgroupDriver;
+use crate::network::Status;
 use crate::pod;
 use crate::runtime::{Error, container};
 use crate::state::events::EventType;
@@ -78,7 +79,18 @@ impl Pod {
 
     /// What containers are made with.
     pub(super) fn context<'a>(&'a self, pause: BorrowedFd<'a>) -> container::Context<'a> {
-        container::Context { roots: &self.roots, driver: &*self.driver, record: &self.record, sandbox: pause }
+        container::Context {
+            roots: &self.roots,
+            driver: &*self.driver,
+            record: &self.record,
+            sandbox: pause,
+            network: self.network(),
+        }
+    }
+
+    /// What the pod has of a network.
+    pub(super) fn network(&self) -> Option<&Status> {
+        self.status.sandbox.as_ref().and_then(|sandbox| sandbox.network.as_deref())
     }
 
     /// Creates and starts one instance: process made, fds with keeper, record on disk, then released.

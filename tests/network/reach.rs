@@ -25,6 +25,41 @@ fn two_pods_talk_over_both_families_and_see_each_others_true_address() {
 }
 
 #[test]
+fn a_container_is_told_its_pods_and_its_hosts_addresses() {
+    let (host, _outside) = world();
+    let from = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+    let env = json!([
+        {"name": "IP", "valueFrom": from("status.podIP")},
+        {"name": "IPS", "valueFrom": from("status.podIPs")},
+        {"name": "HOST", "valueFrom": from("status.hostIP")},
+        {"name": "HOSTS", "valueFrom": from("status.hostIPs")},
+        {"name": "URL", "value": "http://$(IP):80"},
+    ]);
+    const SAY: &str = "echo $URL [$IPS] $HOST $HOSTS";
+    let script = "echo $(URL) [$IPS] $HOST $HOSTS >/tmp/told; exec sleep 1000";
+    let spec = json!({"containers": [container("c", script, json!({"env": env}))]});
+    let hosts = format!("{HOST} {HOST},{HOST6}");
+    for (mode, name) in [("bridge", "bridged"), ("host", "hosted"), ("none", "alone")] {
+        let output = host.job(&["run", "--network", mode, "-"]).stdin(manifest(name, spec.clone())).finish();
+        assert_eq!(output.code, Some(0), "{output}");
+        let pod = host.pod(name);
+        let ips: Vec<String> = match mode {
+            "bridge" => addresses(&pod).into(),
+            "host" => vec![HOST.to_owned(), HOST6.to_owned()],
+            _ => Vec::new(),
+        };
+        let first = ips.first().cloned().unwrap_or_default();
+        let expected = format!("http://{first}:80 [{}] {hosts}", ips.join(","));
+        let told =
+            wait_for("its own word", || Some(pod.sh("c", "cat /tmp/told || true")).filter(|text| !text.is_empty()));
+        assert_eq!(told.trim(), expected, "{mode}");
+        assert_eq!(pod.sh("c", SAY).trim(), expected, "what is executed in it, {mode}");
+    }
+    let shown = host.job(&["run", "--dry-run", "-"]).stdin(manifest("shown", spec.clone())).finish();
+    assert!(shown.out().contains("IPS=<status.podIPs>"), "{shown}");
+}
+
+#[test]
 fn a_pod_reaches_a_server_outside_that_sees_the_host() {
     let (host, outside) = world();
     let pod = host.run("one", &greeter("one", json!({})));

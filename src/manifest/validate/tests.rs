@@ -330,7 +330,7 @@ fn container_fields_are_checked() {
                 "spec.containers[0].env[0].valueFrom",
             ),
             (
-                "env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]",
+                "env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.phase}}}]",
                 "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
             ),
             (

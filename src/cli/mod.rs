@@ -218,6 +218,9 @@ pub fn main() -> ExitCode {
         Some(word) if word == crate::runtime::scope::HELPER => return crate::runtime::scope::main(args),
         Some(word) if word == crate::static_pods::HELPER => return crate::static_pods::helper(),
         Some(word) if word == crate::runtime::cni::HELPER => return crate::runtime::cni::main(args),
+        Some(word) if word == crate::runtime::network::trial::HELPER => {
+            return crate::runtime::network::trial::main(args);
+        }
         _ => {}
     }
     let cli = match Cli::try_parse() {

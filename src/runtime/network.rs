@@ -16,6 +16,7 @@ use crate::state::record::PodRecord;
 use crate::state::{Listed, Roots};
 
 pub mod bridged;
+pub mod trial;
 
 impl From<network::Error> for Error {
     fn from(e: network::Error) -> Error {

@@ -60,6 +60,32 @@ fn a_range_that_is_the_hosts_is_refused() {
 }
 
 #[test]
+fn a_client_is_told_whether_pods_can_have_the_network() {
+    let (host, _outside) = world();
+    let ready = |config: &str| {
+        let path = host.file("config.yaml", config);
+        let output = host.job(&["--config", &path, "cri", "Status"]).stdin("{}").finish();
+        let answer: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+        let all = answer["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|c| c["type"] == "NetworkReady").expect("a condition")
+    };
+    let condition = ready("network: {mode: bridge}");
+    assert_eq!(condition["status"], true, "{condition}");
+    assert_eq!(tables().len(), 0, "it is tried out elsewhere");
+    assert!(!host.root.join("network/instance.json").exists(), "nothing is chosen yet");
+    for (config, word) in [
+        ("network: {ipv4: 192.0.2.0/25}", "network.ipv4: 192.0.2.0/25 overlaps 192.0.2.0/24"),
+        // The kernel refuses it.
+        ("network: {bridge: lo}", "interface lo is there and is no bridge"),
+    ] {
+        let condition = ready(config);
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!(false), &json!("BridgeNotReady")), "{config}");
+        assert!(condition["message"].to_string().contains(word), "{config}: {condition}");
+    }
+}
+
+#[test]
 fn a_pod_that_is_run_again_has_its_address_again() {
     let (host, _outside) = world();
     let mut pod: serde_json::Value = serde_json::from_str(&sleeper("one")).expect("JSON");

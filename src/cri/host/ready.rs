@@ -25,7 +25,10 @@ pub(super) fn status(roots: &Roots, settings: &Settings, request: &StatusRequest
             "LoopbackOnly",
             "a pod has a network namespace of its own with a loopback interface, or the host's network; there are no pod addresses",
         ),
-        Mode::Bridge => condition("NetworkReady", true, "", ""),
+        Mode::Bridge => match runtime::network::trial::ready(roots, &settings.network) {
+            Ok(()) => condition("NetworkReady", true, "", ""),
+            Err(e) => condition("NetworkReady", false, "BridgeNotReady", &e.to_string()),
+        },
         Mode::Cni => match runtime::cni::status(&settings.network.cni) {
             Ok(_) => condition("NetworkReady", true, "", ""),
             Err(e) => condition("NetworkReady", false, "NetworkPluginNotReady", &e.to_string()),

@@ -57,6 +57,24 @@ fn pods_on_the_bridge_plugin_have_addresses_reach_each_other_and_leave_nothing()
 }
 
 #[test]
+fn check_of_the_bridge_plugin_finds_what_somebody_took_away() {
+    let net = Network::new(60);
+    net.conflist("0.4.0", json!([net.bridge(json!({}))]));
+    let pod = net.run("checked", &manifest("checked", json!({"containers": [sleeper("c")]})));
+    net.host.ok(&["network", "check"]);
+    let (address, inside) = (ips(&pod)[0].clone(), crate::common::netns::Beside::of(pod.pause()));
+    inside.sh(&format!("ip addr del {address}/24 dev eth0"));
+    let output = net.host.husk(&["network", "check"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    let said = output.out();
+    assert!(said.contains("pod default/checked: CNI plugin bridge of network pods: CHECK:"), "{output}");
+    inside.sh(&format!("ip addr add {address}/24 dev eth0; ip route add default via 10.88.0.1"));
+    net.host.ok(&["network", "check"]);
+    pod.delete(&[]);
+    assert!(net.leases().is_empty() && net.forgotten());
+}
+
+#[test]
 fn a_host_port_leads_through_portmap_and_goes_with_the_pod() {
     let net = Network::new(60);
     net.conflist(

@@ -201,6 +201,32 @@ fn check_is_not_called_where_the_network_forbids_it() {
     assert_eq!(net.calls("only"), ["ADD"]);
 }
 
+/// The condition `NetworkReady` of CRI's `Status`.
+fn ready(net: &Network) -> serde_json::Value {
+    let output = net.job(&["cri", "Status"]).stdin("{}").finish();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
+    let conditions = answer["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.into_iter().find(|c| c["type"] == "NetworkReady").expect("a condition")
+}
+
+#[test]
+fn a_network_that_cannot_be_asked_is_ready_when_its_plugins_know_its_version() {
+    let net = Network::new(60);
+    let known = net.host.dir.join("known");
+    net.script("only", &format!("[ $CNI_COMMAND != VERSION ] || cat {}", known.display()));
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    fs::write(&known, r#"{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}"#).expect("write a file");
+    assert_eq!(ready(&net)["status"], true);
+    fs::write(&known, r#"{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}"#).expect("write a file");
+    let condition = ready(&net);
+    assert_eq!(condition["status"], false);
+    assert!(
+        condition["message"].to_string().contains("VERSION: it does not know CNI 1.0.0, but 0.3.1, 0.4.0"),
+        "{condition}"
+    );
+    assert_eq!(net.calls("only"), ["VERSION", "VERSION"]);
+}
+
 #[test]
 fn gc_names_the_pods_that_are_there_and_status_makes_the_network_ready() {
     let net = Network::new(60);
@@ -217,16 +243,9 @@ fn gc_names_the_pods_that_are_there_and_status_makes_the_network_ready() {
     assert_eq!(net.calls("only"), ["ADD", "GC"]);
     let valid = json!([{"containerID": pod.record().id, "ifname": "eth0"}]);
     assert_eq!(net.input("only", 1)["cni.dev/valid-attachments"], valid);
-    let ready = || {
-        let output = net.job(&["cri", "Status"]).stdin("{}").finish();
-        let answer: serde_json::Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output}"));
-        let conditions = answer["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.into_iter().find(|c| c["type"] == "NetworkReady").expect("a condition")
-    };
-    assert_eq!(ready()["status"], true);
+    assert_eq!(ready(&net)["status"], true);
     fs::write(&down, "").expect("stop the daemon");
-    let condition = ready();
+    let condition = ready(&net);
     assert_eq!((&condition["status"], &condition["reason"]), (&json!(false), &json!("NetworkPluginNotReady")));
     assert!(
         condition["message"].to_string().contains("the daemon is down (code 50: plugin not available)"),

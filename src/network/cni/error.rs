@@ -111,6 +111,13 @@ pub enum Failure {
         /// What is wrong.
         what: String,
     },
+    /// It does not know the network's version of the specification.
+    Version {
+        /// The network's.
+        wanted: &'static str,
+        /// Those that it knows.
+        known: Vec<String>,
+    },
     /// The pod has ended before the plugin was started.
     PodEnded,
     /// A system call of ours failed.
@@ -191,6 +198,9 @@ impl fmt::Display for Failure {
             Failure::Missing { dirs } => {
                 let dirs: Vec<String> = dirs.iter().map(|d| d.display().to_string()).collect();
                 write!(f, "there is no such plugin in {}; install it there", dirs.join(" or "))
+            }
+            Failure::Version { wanted, known } => {
+                write!(f, "it does not know CNI {wanted}, but {}; install another version of it", known.join(", "))
             }
             Failure::Start { path, why } => write!(f, "execute {}: {why}", path.display()),
             Failure::TimedOut { after } => {

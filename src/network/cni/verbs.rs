@@ -181,16 +181,22 @@ impl NetworkList {
         if errors.is_empty() { Ok(true) } else { Err(errors) }
     }
 
-    /// STATUS: whether the network can take pods. False: this network cannot be asked.
+    /// STATUS: whether the network can take pods. False: this network cannot be asked; but all its plugins are there and know its version.
     ///
     /// # Errors
     /// The first plugin that is not ready.
     pub fn status(&self, plugins: &Plugins) -> Result<bool, Error> {
         self.complete(plugins)?;
-        let course = plugins.course(self, "STATUS");
         if self.version < Version::V1_1_0 {
+            let (course, wanted) = (plugins.course(self, "VERSION"), self.version.name());
+            for (plugin, (_, known)) in self.plugins.iter().zip(self.versions(plugins)?) {
+                if !known.iter().any(|version| version == wanted) {
+                    return Err(course.failed(plugin, Failure::Version { wanted, known }));
+                }
+            }
             return Ok(false);
         }
+        let course = plugins.course(self, "STATUS");
         self.plugins.iter().try_for_each(|plugin| course.call(plugin, &Extra::default()).map(drop))?;
         Ok(true)
     }
@@ -206,7 +212,8 @@ impl NetworkList {
         })
     }
 
-    /// VERSION: the versions that each plugin knows, in the list's order.
+    /// VERSION: the versions that each plugin knows, in the list's order. Before ADD it is not asked: a plugin that does not know the network's version
+    /// says so.
     ///
     /// # Errors
     /// A plugin's.

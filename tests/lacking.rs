@@ -35,6 +35,32 @@ fn a_kernel_without_overlayfs_is_told_from_a_broken_image() {
 }
 
 #[test]
+fn a_kernel_without_veth_is_told_to_whoever_runs_a_pod_and_to_a_client() {
+    if std::env::var_os("HUSK_TEST_VM").is_some() {
+        // Loaded by a test before this one, and nobody's any more.
+        let _ = Command::new("modprobe").args(["-r", "veth"]).status();
+    }
+    let Some(file) = module("veth") else { skip!("this kernel has veth, and it cannot be taken away") };
+    let hidden = file.with_extension("hidden");
+    let host = Host::new();
+    std::fs::rename(&file, &hidden).expect("hide the module");
+    let output = host.try_run(&manifest("lacking", json!({"containers": [sleeper("main")]})));
+    let status = host.job(&["cri", "Status"]).stdin("{}").finish();
+    std::fs::rename(&hidden, &file).expect("bring the module back");
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.err().contains("load the module veth") && output.err().lines().count() == 1, "{output}");
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_else(|e| panic!("{e}: {status}"));
+    let conditions = status["status"]["conditions"].as_array().expect("conditions");
+    let network = conditions.iter().find(|c| c["type"] == "NetworkReady").expect("NetworkReady");
+    assert_eq!((&network["status"], &network["reason"]), (&json!(false), &json!("BridgeNotReady")), "{network}");
+    assert!(network["message"].to_string().contains("load the module veth"), "{network}");
+    // The bridge was made before the link could not be.
+    host.ok(&["gc"]);
+    host.assert_untouched();
+    host.run("lacking", &manifest("lacking", json!({"containers": [sleeper("main")]}))).delete(&["--force"]);
+}
+
+#[test]
 fn a_limit_without_its_controller_is_refused_and_a_pod_without_limits_runs() {
     let controllers = husk::cgroup::Hierarchies::detect().expect("cgroups");
     if controllers.offers("memory") {

@@ -258,6 +258,8 @@ impl Table<'_> {
         match socket.ask(&buffer) {
             Ok(_) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
+            // nfnetlink(7) without the part that this is for.
+            Err(Errno::EINVAL) => Err(self.error("look for", Errno::EOPNOTSUPP)),
             Err(errno) => Err(self.error("look for", errno)),
         }
     }
@@ -368,13 +370,21 @@ impl Table<'_> {
         if elements.is_empty() {
             return Ok(());
         }
+        // Most often nobody has these ports, and all the others need not be read.
+        let new =
+            self.transaction(socket, |b| self.each(b, libc::NFT_MSG_NEWSETELEM, CREATE | EXCL | ACK, elements, true));
+        match new {
+            Ok(()) => return Ok(()),
+            Err(Failed { errno: Errno::EEXIST | Errno::EBUSY, .. }) => {}
+            Err(failed) => return Err(self.error("add ports to", failed.errno)),
+        }
         let there = self.elements(socket)?;
         if elements.iter().all(|e| there.contains(e)) {
             return Ok(());
         }
         let old: Vec<Element> =
             there.into_iter().filter(|t| elements.iter().any(|e| (e.map, &e.key) == (t.map, &t.key))).collect();
-        let done = self.transaction(socket, "change", |b| {
+        let done = self.transaction(socket, |b| {
             self.delete(b, &old);
             self.add(b, elements);
         });

@@ -11,7 +11,8 @@
  *   PROGRAM   static program that stands for pause on the host; its copy in LAYER (as /first) is the workload
  *   STAMPDIR  directory with the named pipe "pipe", bound to /stamp
  *   OPTIONS   letters: s the containers share the pod's PID namespace; d returns when the containers run and waits for SIGTERM in
- *             the background; i the workload is /idle, which writes no moment; - nothing
+ *             the background; i the workload is /idle, which writes no moment; n the pod is linked to a bridge, see link.h; p and a port
+ *             of the host leads to it; t tells on standard error how many microseconds that took; - nothing
  *
  * The cgroups below "bare" must exist in every hierarchy (scripts/bench makes them): bare/runtime and bare/besteffort.
  */
@@ -40,6 +41,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* <sys/mount.h> and <linux/mount.h> cannot be included together everywhere. */
@@ -83,6 +85,8 @@ __attribute__((format(printf, 1, 2))) static char *path_of(const char *format, .
         if ((call) < 0)                                                                                                      \
             die(what);                                                                                                       \
     } while (0)
+
+#include "link.h"
 
 static int fsopen_(const char *type) { return syscall(SYS_fsopen, type, 1 /* FSOPEN_CLOEXEC */); }
 static int fsconfig_(int fs, unsigned command, const char *key, const void *value)
@@ -448,7 +452,9 @@ int main(int argc, char **argv)
     const char *layer = argv[1], *scratch = argv[2], *program = argv[3], *stamp = argv[4], *letters = argv[6];
     shared = !!strchr(letters, 's');
     idle = !!strchr(letters, 'i');
-    int background = !!strchr(letters, 'd');
+    int background = !!strchr(letters, 'd'), port = !!strchr(letters, 'p'), linked = port || strchr(letters, 'n');
+    /* Of the bridge's range; pods of one moment have pids that differ. */
+    int number = 2 + getpid() % 30000;
     int up[2];
     char byte;
     if (background) {
@@ -480,6 +486,14 @@ int main(int argc, char **argv)
     if (pause == 0)
         sandbox(program, ready[1]);
     close(ready[1]);
+    if (linked) {
+        struct timespec from, to;
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        link_pod(pause, number, port);
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        if (strchr(letters, 't'))
+            dprintf(2, "%.1f\n", (to.tv_sec - from.tv_sec) * 1e6 + (to.tv_nsec - from.tv_nsec) / 1e3);
+    }
 
     /* While pause gets ready. */
     make_pod_cgroups();
@@ -508,6 +522,8 @@ int main(int argc, char **argv)
         await(box_fds[box]);
     syscall(SYS_pidfd_send_signal, pause_fd, SIGKILL, NULL, 0);
     await(pause_fd);
+    if (port)
+        unlink_port(number);
     for (int i = 0; i < hierarchies; i++) {
         for (int box = 0; box < boxes; box++)
             OR_DIE(rmdir(box_dir[box][i]), box_dir[box][i]);

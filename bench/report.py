@@ -6,6 +6,7 @@ import pathlib
 import platform
 
 from measures import Series
+from network import difference
 from sides import ONE, SHAPES, cgroup_mounts
 
 
@@ -35,7 +36,11 @@ def rested(rest):
 
 
 def ratio(mine, other):
-    return f"{mine / other:.2f}" if other else "–"
+    return f"{mine / other:.2f}" if other > 0 else "–"
+
+
+# What the network is that a pod is given, as bench/network.py calls it.
+NETWORKS = {"bridge": "link, addresses and routes", "port": "the same and a port of the host"}
 
 
 class Report:
@@ -43,7 +48,7 @@ class Report:
 
     def __init__(self, sides, absent):
         self.sides, self.absent, self.failures = sides, absent, {}
-        self.starts, self.execs, self.cpu, self.populations = {}, {}, {}, {}
+        self.starts, self.execs, self.cpu, self.populations, self.network = {}, {}, {}, {}, None
         self.before = os.getloadavg()[0]
         self.first_cpu, self.first_idle = self.processor()
 
@@ -144,6 +149,71 @@ class Report:
                 woken = f"{found.idle.wakeups} in {found.idle.seconds} s"
                 yield [said, woken, "**no**" if found.idle.wakeups else "yes" if found.idle.seconds >= 60 else "watched too briefly"]
 
+    def network_targets(self):
+        network = self.network
+
+        def verdict(target, figure, met):
+            return [target, figure, "yes" if met else "**no**"]
+
+        for kind, said in NETWORKS.items():
+            mine, theirs = (network.added.get((kind, 0.0, side)) for side in ("husk", "bare"))
+            if mine and theirs:
+                mine, theirs = difference(mine)[0], difference(theirs)[0]
+                figure = f"{ratio(mine, theirs)} ×, {mine / 1000:.2f} ms"
+                yield verdict(f"{said}, back to back: add at most 2 × what the bare calls add", figure, mine <= 2 * theirs)
+        if crowd := network.crowd:
+            well = crowd.from_host == crowd.from_pod == crowd.asked and crowd.from_outside == crowd.pods
+            yield verdict(f"{crowd.pods} pods on one bridge: all answer by their names", "all" if well else "not all", well)
+            left = {**crowd.left, "bridges": 0, "tables": 0}, crowd.collected
+            clean = not any(any(counts.values()) for counts in left)
+            said = "their deletion leaves no link, lease or element, and gc no bridge and no table"
+            yield verdict(said, "nothing is left" if clean else str(left), clean)
+
+    def network_text(self):
+        network = self.network
+        head = ["milliseconds that it adds to a start", "husk", "bare", "husk / bare", "of the minima"]
+        rows = []
+        for kind, said in NETWORKS.items():
+            for rest in (0.15, 0.0):
+                pair = [network.added.get((kind, rest, side)) for side in ("husk", "bare")]
+                if all(pair):
+                    (mine, my_least), (theirs, their_least) = map(difference, pair)
+                    row = [f"{mine / 1000:.2f} ({my_least / 1000:.2f})", f"{theirs / 1000:.2f} ({their_least / 1000:.2f})"]
+                    rows.append([f"{said}, {rested(rest)}", *row, f"**{ratio(mine, theirs)}**", ratio(my_least, their_least)])
+        yield from table(head, rows)
+        rows = []
+        for kind, said in NETWORKS.items():
+            pair = [network.spans.get((kind, side)) for side in ("husk", "bare")]
+            if all(pair):
+                cells = [f"{series.median / 1000:.2f} ({series.least / 1000:.2f}, {series.p90 / 1000:.2f})" for series in pair]
+                rows.append([said, *cells, f"**{ratio(*(series.median for series in pair))}**", ratio(*(series.least for series in pair))])
+        if rows:
+            yield from ["", *table(["milliseconds of the calls alone", "husk", "bare", "husk / bare", "of the minima"], rows)]
+        if network.cpu:
+            adds = {(kind, side): network.cpu[side, kind] - network.cpu[side, "none"] for kind in NETWORKS for side in ("husk", "bare")}
+            rows = [["nothing", *(f"{network.cpu[side, 'none']:.2f}" for side in ("husk", "bare")), ""]]
+            for kind, said in NETWORKS.items():
+                mine, theirs = adds[kind, "husk"], adds[kind, "bare"]
+                rows.append([said, f"+ {mine:.2f}", f"+ {theirs:.2f}", f"**{ratio(mine, theirs)}**"])
+            yield from ["", *table(["CPU ms of a start and removal with", "husk", "bare", "husk / bare"], rows)]
+        if crowd := network.crowd:
+            head = ["pods on one bridge", "s to start", "answer to the host", "to a pod", "ports to the outside", "s to delete", "left then", "after gc"]
+            left = [", ".join(f"{count} {what}" for what, count in found.items() if count) or "nothing" for found in (crowd.left, crowd.collected)]
+            of_all = [f"{n} of {crowd.asked}" for n in (crowd.from_host, crowd.from_pod)]
+            row = [str(crowd.pods), f"{crowd.up:.2f}", *of_all, f"{crowd.from_outside} of {crowd.pods}", f"{crowd.deleted:.2f}", *left]
+            yield from ["", *table(head, [row])]
+        rows = []
+        for what in dict.fromkeys(what for what, _ in network.rates):
+            mine, theirs = (network.rates[what, side] for side in ("husk", "bare"))
+            row = [f"{series.median * 8 / 1e9:.1f} ({series.least * 8 / 1e9:.1f}, {series.values[-1] * 8 / 1e9:.1f})" for series in (mine, theirs)]
+            rows.append([what, *row, f"**{ratio(mine.median, theirs.median)}**", ratio(mine.values[-1], theirs.values[-1])])
+        if rows:
+            yield from ["", *table(["Gbit/s", "husk", "by hand", "husk / by hand", "of the maxima"], rows)]
+        named = {None: "no network", 0: "bridge", 1: "bridge, 1 port of the host"}
+        if network.memory:
+            rows = [[named.get(ports, f"bridge, {ports} ports of the host"), f"{kib:.0f}"] for ports, kib in network.memory.items()]
+            yield from ["", *table(["supervisor, keeper and pause of a pod", "RssAnon KiB"], rows)]
+
     def text(self, options, husk):
         total, idle = (now - then for now, then in zip(self.processor(), (self.first_cpu, self.first_idle), strict=True))
         # What others did is not told apart from what was measured here, so the load before the run is given and the spread of bare.
@@ -160,6 +230,8 @@ class Report:
             *(f"* {what}: failed at least once: {why}" for what, why in self.failures.items()),
         ]
         targets = list(self.targets())
+        if self.network:
+            targets += self.network_targets()
         if targets:
             lines += ["", *table(["target", "measured", "met?"], targets)]
         times = list(self.time_rows())
@@ -180,6 +252,8 @@ class Report:
             head = ["idle pods", "", "s to start", "helpers", "RssAnon KiB", "PSS KiB", "kernel KiB", "MemAvailable KiB",
                     f"CPU ms in {watched} s" if watched else "CPU", f"wake-ups in {watched} s" if watched else "wake-ups"]
             lines += ["", *table(head, pods)]
+        if self.network:
+            lines += ["", *self.network_text()]
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 import measures
+import network
 import report
 import sides
 from measures import say
@@ -21,19 +22,21 @@ PAGE = TOP / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures begin: written by scripts/bench --write -->", "<!-- figures end -->"
 CFLAGS = ["-O2", "-Wall", "-Wextra", "-static"]
 NO_LIBC = ["-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
-PARTS = ["start", "exec", "list", "cpu", "pods", "idle"]
+PARTS = ["start", "exec", "list", "cpu", "pods", "idle", "network"]
 PEERS = {"crun": sides.Crun, "runc": sides.Runc, "podman": sides.Podman}
 
 
 def compile_tools():
     BUILT.mkdir(parents=True, exist_ok=True)
-    programs = [("bare", "bare", []), ("measure", "measure", []), ("first", "first", NO_LIBC), ("true", "first", [*NO_LIBC, "-DTRUE"])]
+    programs = [("bare", "bare", []), ("measure", "measure", []), ("talk", "talk", []), ("first", "first", NO_LIBC), ("true", "first", [*NO_LIBC, "-DTRUE"])]
     for name, source, flags in programs:
         subprocess.run(["gcc", *CFLAGS, *flags, "-o", BUILT / name, TOP / "bench" / f"{source}.c"], check=True)
 
 
-def find_husk():
-    """The newest release build, whatever target it was built for."""
+def find_husk(options):
+    """The build that is asked for, or the newest release build, whatever target it was built for."""
+    if options.binary:
+        return options.binary.resolve()
     builds = [*TOP.glob("target/release/husk"), *TOP.glob("target/*/release/husk")]
     if not builds:
         sys.exit("bench: no release build of husk; run scripts/bench")
@@ -59,6 +62,7 @@ def parse_options():
                         help=f"runtimes beside the bare program, of {','.join(PEERS)} or none (default all)")
     parser.add_argument("--pods", type=lambda text: sorted(map(int, text.split(","))), metavar="NUMBERS",
                         help="how many idle pods (default 1,50,200)")
+    parser.add_argument("--binary", type=pathlib.Path, metavar="FILE", help="another build of husk than the release build")
     parser.add_argument("--quick", action="store_true", help="few rounds, few pods, short waits: does it work? No figures to believe")
     parser.add_argument("--write", action="store_true", help="write the figures into docs/benchmarks.md")
     options = parser.parse_args()
@@ -74,7 +78,7 @@ def parse_options():
 
 def enter(stack, options, bench, absent):
     """The sides that run here, bare and husk always; a peer that does not is told in `absent`."""
-    everyone = [stack.enter_context(sides.Bare(bench)), stack.enter_context(sides.Husk(bench, find_husk()))]
+    everyone = [stack.enter_context(sides.Bare(bench)), stack.enter_context(sides.Husk(bench, find_husk(options)))]
     for name in options.peers:
         if not shutil.which(name):
             absent[name] = "not installed"
@@ -127,6 +131,9 @@ def measure(options, bench, everyone, figures):
                 made = attempt(side, f"{pods} pods", lambda: measures.Population(bench, side, pods, rounds, watch))
                 if made:
                     figures.populations[side.name, pods] = made
+    if "network" in options.only:
+        figures.network = network.Network(bench, *everyone[:2])
+        figures.network.measure(options, say)
 
 
 def main():

@@ -20,6 +20,10 @@ ONE = Shape(1, False)
 SHAPES = [ONE, Shape(1, True), Shape(3, False), Shape(3, True)]
 
 
+# What a container of a side runs.
+WORKLOADS = (b"/idle", b"/first", b"/talk")
+
+
 class Failed(RuntimeError):
     """A command of a side ended with an error; the message is its own."""
 
@@ -110,7 +114,7 @@ class Side:
 
     def helpers(self):
         """pids of what the side keeps running for its pods, without the workloads."""
-        return [pid for pid, (group, command) in processes().items() if self.owns(group, command) and command[0] not in (b"/idle", b"/first")]
+        return [pid for pid, (group, command) in processes().items() if self.owns(group, command) and command[0] not in WORKLOADS]
 
     def owns(self, group, _command):
         return group.strip("/").split("/")[0] == self.group
@@ -237,6 +241,8 @@ class Husk(Manifests, Side):
         self.bench, self.binary = bench, binary
         self.state = bench.state
         self.base = [binary, "--root", bench.work / "root", "--state", bench.state]
+        # As the bare program and the peers; what a network adds is measured by itself.
+        self.run_pod = [*self.base, "run", "--network", "none"]
         self.write_manifests(bench.work / "husk", bench.most)
 
     def __enter__(self):
@@ -244,7 +250,7 @@ class Husk(Manifests, Side):
         self.call([*self.base, "image", "import", self.bench.rootfs, IMAGE])
         # One pod stays all the time, so that the parent cgroups exist, as they do for the bare program.
         (self.manifests / "stays.json").write_text(json.dumps(manifest("stays", ONE, ["/idle"])))
-        self.call([*self.base, "run", self.manifests / "stays.json"])
+        self.call([*self.run_pod, self.manifests / "stays.json"])
         status = json.loads(next((self.state / "pods").glob("*/status.json")).read_text())
         self.group = processes()[status["sandbox"]["pid"]][0].strip("/").split("/")[0]
         return self
@@ -255,13 +261,13 @@ class Husk(Manifests, Side):
                 self.call([*self.base, *last])
 
     def start(self, shape):
-        return [*self.base, "run", self.file(shape)]
+        return [*self.run_pod, self.file(shape)]
 
     def remove(self, _shape):
         return [*self.base, "delete", "pod", "bench"]
 
     def start_idle(self, item):
-        return [*self.base, "run", self.manifests / f"{item}.json"]
+        return [*self.run_pod, self.manifests / f"{item}.json"]
 
     def exec(self):
         return [*self.base, "exec", "idle0", "--", "/true"]

@@ -78,6 +78,49 @@ fn a_port_of_a_dead_pod_is_the_next_ones() {
 }
 
 #[test]
+fn a_pod_whose_pause_is_killed_has_its_address_and_its_port_again() {
+    let (host, _outside) = world();
+    let mut text: serde_json::Value = serde_json::from_str(&greeter("one", json!({"hostPort": 8080}))).expect("JSON");
+    text["spec"]["restartPolicy"] = json!("Always");
+    let pod = host.run("one", &text.to_string());
+    let other = host.run("two", &greeter("two", json!({})));
+    let (before, first) = (addresses(&pod), pod.pause());
+    ask(&format!("{HOST}:8080"));
+    end(first);
+    wait_for("another sandbox", || {
+        let sandbox = pod.status().sandbox.filter(|s| !s.ended && s.pid != first)?;
+        (sandbox.attempt == 1).then_some(())
+    });
+    for address in [format!("{HOST}:8080"), "127.0.0.1:8080".to_owned(), before[0].clone(), before[1].clone()] {
+        assert!(ask(&address).starts_with("hello one"), "{address}");
+    }
+    assert_eq!(addresses(&pod), before);
+    assert!(ask_from(&other, &before[0]).starts_with("hello one"));
+    host.ok(&["network", "check"]);
+    assert_eq!(leases(&host.root), 2);
+    pod.delete(&["--force"]);
+    assert_eq!((leases(&host.root), try_ask(&format!("{HOST}:8080"))), (1, None));
+}
+
+#[test]
+fn a_pod_that_never_restarts_gives_all_back_when_its_pause_is_killed() {
+    let (host, _outside) = world();
+    let mut text: serde_json::Value = serde_json::from_str(&greeter("one", json!({"hostPort": 8080}))).expect("JSON");
+    text["spec"]["restartPolicy"] = json!("Never");
+    let pod = host.run("one", &text.to_string());
+    ask(&format!("{HOST}:8080"));
+    end(pod.pause());
+    pod.wait_phase("Failed");
+    wait_for("its lease to be gone", || (leases(&host.root) == 0).then_some(()));
+    assert_eq!(try_ask(&format!("{HOST}:8080")), None);
+    // The pod is still listed, and its port is another's.
+    host.run("two", &greeter("two", json!({"hostPort": 8080})));
+    assert!(ask(&format!("{HOST}:8080")).starts_with("hello two"));
+    host.ok(&["network", "check"]);
+    assert_eq!(sh("ls /proc/sys/net/ipv4/conf | grep -c ^hv").trim(), "1", "one link, that of the pod that runs");
+}
+
+#[test]
 fn whoever_is_killed_during_a_start_leaves_nothing() {
     let (host, _outside) = world();
     for round in 0..12_u64 {

@@ -95,9 +95,9 @@ fn a_command_that_takes_too_long_is_killed_with_all_that_it_has_started() {
 #[test]
 fn a_successor_takes_over_what_probes_have_come_to() {
     let host = Host::new();
-    let probes = r#""startupProbe": {"exec": {"command": ["sh", "-c", "echo x >> /tmp/startups"]}, "periodSeconds": 1},
-      "readinessProbe": {"httpGet": {"port": "web"}, "periodSeconds": 1},
-      "livenessProbe": {"httpGet": {"port": 8080, "host": "localhost"}, "periodSeconds": 1}"#;
+    let probes = r#""startupProbe": {"exec": {"command": ["sh", "-c", "echo x >> /tmp/startups"]}, "periodSeconds": 1, "timeoutSeconds": 30},
+      "readinessProbe": {"httpGet": {"port": "web"}, "periodSeconds": 1, "timeoutSeconds": 30},
+      "livenessProbe": {"httpGet": {"port": 8080, "host": "localhost"}, "periodSeconds": 1, "timeoutSeconds": 30}"#;
     let p = host.run("heir", &pod("heir", &SERVE.replace("httpd", "touch /tmp/w/index.html; httpd"), probes));
     p.wait_container("c", "ready", |c| c["ready"] == true);
     let old = p.supervisor();

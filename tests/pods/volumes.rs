@@ -144,7 +144,8 @@ fn host_paths_of_the_wrong_type_are_refused_by_name() {
         let output = with_host_path(&host, "wrong", path, kind);
         assert_eq!(output.code, Some(1), "{} as {kind}: {output}", path.display());
         assert!(output.err().contains(path.to_str().expect("UTF-8")), "the path is named: {output}");
-        host.assert_untouched();
+        // The bridge of all pods may be there by then.
+        host.assert_empty();
     }
     assert!(!host.dir.join("nowhere").exists());
 }

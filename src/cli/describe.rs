@@ -17,6 +17,7 @@ use super::get::{self, Select, Shown};
 use super::out::{self, Out};
 use super::{Context, Error, error, events, names, span, status};
 use crate::pod;
+use crate::runtime::container::addressed;
 use crate::state::PodEntry;
 use crate::state::events::Event;
 
@@ -77,8 +78,9 @@ fn more(entry: &PodEntry) -> BTreeMap<String, More> {
         let kills = pod::oom_kills(c);
         all.entry(c.name.clone()).or_default().oom_kills = Some(kills).filter(|kills| *kills > 0);
     }
+    let network = entry.status.sandbox.as_ref().and_then(|sandbox| sandbox.network.as_deref());
     for c in &entry.record.containers {
-        all.entry(c.name.clone()).or_default().env = c.env.clone();
+        all.entry(c.name.clone()).or_default().env = addressed(c, network).env.clone();
     }
     all
 }

@@ -20,7 +20,8 @@ fn a_pod_that_lives_is_described_in_kubectls_order() {
         "[ -e /data/again ] || { touch /data/again; exit 3; }; sleep 1000",
         json!({
             "ports": [{"containerPort": 8080, "name": "web"}],
-            "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "env": [{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "WHERE", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
             "resources": {"limits": {"memory": "32Mi"}},
             "livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 60},
             "volumeMounts": [{"name": "data", "mountPath": "/data"}],
@@ -91,6 +92,7 @@ fn a_pod_that_lives_is_described_in_kubectls_order() {
         "Liveness",
         "Environment",
         "WHO",
+        "WHERE",
         "Mounts",
     ];
     assert_eq!(fields, wanted, "{page}");
@@ -105,6 +107,8 @@ fn a_pod_that_lives_is_described_in_kubectls_order() {
     has("Exit Code:", " 3");
     has("Restart Count:", " 1");
     has("WHO:", "page (v1:metadata.name)");
+    let address = pod.json()["status"]["podIP"].as_str().expect("an address").to_owned();
+    has("WHERE:", &format!(" {address} (v1:status.podIP)"));
     has("/data from data", "(rw)");
     has("Liveness:", "exec [true] delay=0s timeout=1s period=60s #success=1 #failure=3");
 

@@ -8,48 +8,9 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::Error;
 use crate::supervisor::log::FILES;
-
-/// One entry of a log file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// When it was written, as it stands in the file; empty for an entry that is not in CRI form.
-    pub time: &'a [u8],
-    /// It came from standard error.
-    pub stderr: bool,
-    /// The output's line ends here.
-    pub full: bool,
-    /// What the container wrote, without the end of line.
-    pub text: &'a [u8],
-}
-
-impl Entry<'_> {
-    /// Reads one line without its `\n`. What is not in CRI form (a damaged disk, a foreign file) is text of its own.
-    pub fn parse(line: &[u8]) -> Entry<'_> {
-        let mut parts = line.splitn(4, |byte| *byte == b' ');
-        if let (Some(time), Some(stream @ (b"stdout" | b"stderr")), Some(tag), Some(text)) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        {
-            let full = match tag.split(|byte| *byte == b':').next() {
-                Some(b"F") => Some(true),
-                Some(b"P") => Some(false),
-                _ => None,
-            };
-            if let Some(full) = full {
-                return Entry { time, stderr: stream == b"stderr", full, text };
-            }
-        }
-        Entry { time: b"", stderr: false, full: true, text: line }
-    }
-
-    /// The time, when there is one.
-    pub fn timestamp(&self) -> Option<Timestamp> {
-        std::str::from_utf8(self.time).ok()?.parse().ok()
-    }
-}
+pub use crate::supervisor::log_entry::Entry;
 
 /// The log of one instance of a container, read from its oldest entry on.
 pub struct LogReader {

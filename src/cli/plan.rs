@@ -105,6 +105,10 @@ fn container(out: &mut Out, c: &ContainerRecord) -> Result<(), Error> {
         };
         row("mount", &format!("{} from {source}{below} ({access})", m.destination))?;
     }
+    if let Some(message) = &c.message {
+        let or = if message.or_log { ", or the end of its log" } else { "" };
+        row("last words", &format!("{}{or}", message.path))?;
+    }
     c.env.iter().try_for_each(|variable| row("env", &shown(variable)))
 }
 

@@ -235,7 +235,8 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, mut exi
     let why = c.stop.take().map(|stop| stop.why);
     if let (Some(StopWhy::PostStart), Some(run)) = (why, &c.hook) {
         POST_START_HOOK_ERROR.clone_into(&mut exit.reason);
-        exit.message.clone_from(&run.failure);
+        let said = [run.failure.as_str(), &exit.message];
+        exit.message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
     }
     if restarted && matches!(why, Some(StopWhy::Resize | StopWhy::Restart)) {
         // Not a failure, whatever the exit code: no back-off.

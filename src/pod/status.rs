@@ -55,6 +55,9 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What the messages of all containers' ends may have together (bytes), an equal share for each: the kubelet's number.
+const MESSAGES_BYTES: usize = 12 << 10;
+
 /// What a reader is told about a container whose end nobody saw.
 const UNKNOWN_REASON: &str = "ContainerStatusUnknown";
 const UNKNOWN_EXIT_CODE: i32 = 137;
@@ -260,8 +263,8 @@ impl Seen<'_> {
                 let resources = manifest::container(&self.record.pod, &c.name).and_then(|c| c.resources.clone());
                 ContainerStatus {
                     name: c.name.clone(),
-                    state: Some(self.state(c)),
-                    last_state: Some(c.last.as_ref().map_or_else(ContainerState::default, terminated)),
+                    state: Some(self.cut(self.state(c))),
+                    last_state: Some(self.cut(c.last.as_ref().map_or_else(ContainerState::default, terminated))),
                     ready: self.ready(index, c),
                     started: Some(self.runs(c) && started(self.record, index, c)),
                     restart_count: i32::try_from(c.attempt).unwrap_or(i32::MAX),
@@ -277,6 +280,15 @@ impl Seen<'_> {
                 }
             })
             .collect()
+    }
+
+    /// Cuts the message of an end to the container's share.
+    fn cut(&self, mut state: ContainerState) -> ContainerState {
+        if let Some(message) = state.terminated.as_mut().and_then(|end| end.message.as_mut()) {
+            let share = MESSAGES_BYTES / self.status.containers.len().max(1);
+            message.truncate(message.floor_char_boundary(share));
+        }
+        state
     }
 
     fn state(&self, c: &Container) -> ContainerState {

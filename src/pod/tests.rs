@@ -372,6 +372,30 @@ fn a_dead_pod_shows_what_nobody_saw() {
 }
 
 #[test]
+fn the_messages_of_ends_share_what_there_is() {
+    let r = record("Never", 1, 2);
+    let mut s = fresh(&r);
+    let long = |text: &str| Exit { message: text.repeat(4096), ..exit(0, 1, 1) };
+    for c in &mut s.containers {
+        (c.state, c.last) = (State::Terminated(long("x")), Some(long("ä")));
+    }
+    let status = to_v1(&r, &s, Liveness::Alive).status.expect("status");
+    let all = status.init_container_statuses.into_iter().chain(status.container_statuses).flatten();
+    let length = |state: Option<k8s_openapi::api::core::v1::ContainerState>| {
+        state.and_then(|state| state.terminated?.message).map(|message| message.len())
+    };
+    for c in all {
+        assert_eq!((length(c.state), length(c.last_state)), (Some(4096), Some(4096)), "{}", c.name);
+    }
+    // Four would have less than they may have at most, and no character is cut in two.
+    let r = record("Never", 0, 9);
+    let mut s = fresh(&r);
+    s.containers[0].state = State::Terminated(long("ä"));
+    let status = to_v1(&r, &s, Liveness::Alive).status.expect("status");
+    assert_eq!(length(status.container_statuses.expect("statuses").remove(0).state), Some(1364));
+}
+
+#[test]
 fn the_pod_is_shown_as_kubernetes_shows_it() {
     let r = record("Always", 1, 1);
     let mut s = fresh(&r);

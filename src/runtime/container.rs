@@ -187,7 +187,7 @@ fn prepare_in(
     let record = context.record;
     let placement = context.driver.placement(cgroup).map_err(host)?;
     let root = root(&container.layers, &data_dir(context.roots, record, &container.name, attempt))?;
-    let mut mounted = mounts::container(context.roots, record, container, context.sandbox)?;
+    let mut mounted = mounts::container(context.roots, record, container, attempt, context.sandbox)?;
     let given = spec::Given { mounts: std::mem::take(&mut mounted.mounts), devices: super::devices::of(container)? };
     let spec = spec::container(&addressed(container, context.network), given)?;
     let stdio = if container.tty { None } else { Some(Pipes::new(container)?) };

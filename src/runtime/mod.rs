@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod images;
 pub mod keeper;
 pub mod limits;
+pub mod messages;
 pub mod mounts;
 pub mod network;
 pub mod probes;

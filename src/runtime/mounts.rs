@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use husk_oci::spawn::Source;
 use oci_spec::runtime::Mount;
 
-use super::{Error, spec};
+use super::{Error, messages, spec};
 use crate::state::Roots;
 use crate::state::record::{Access, ContainerRecord, MountRecord, MountSource, PodRecord, Propagation};
 use crate::volume;
@@ -79,6 +79,7 @@ pub fn container(
     roots: &Roots,
     record: &PodRecord,
     container: &ContainerRecord,
+    attempt: u32,
     sandbox: BorrowedFd<'_>,
 ) -> Result<Mounted, Error> {
     let mut all = Mounted::default();
@@ -110,6 +111,13 @@ pub fn container(
         let failed = |e: volume::Error| Error::Host { what: format!("volume {} on {}: {e}", m.volume, m.destination) };
         let (shown, origin) = source(roots, record, m, sandbox).map_err(failed)?;
         all.push(spec::bind(&m.destination, &shown, &options(m))?, origin);
+    }
+    // Last, as the kubelet does: whatever else is mounted there, the message has its file.
+    if let Some((place, file)) = messages::of(record, container, attempt) {
+        let shown = format!("{}/{file}", messages::DIR);
+        let path = CString::new(shown.as_str()).map_err(|_| Error::Internal { what: "a NUL byte in a name".into() })?;
+        let options = ["bind", "rprivate", "rw", "nosuid", "nodev", "noexec"];
+        all.push(spec::bind(&place.path, &shown, &options)?, Origin::Sandbox(path));
     }
     Ok(all)
 }

@@ -15,9 +15,9 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, HookAction, Hooks, Identity, MountRecord,
-    MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy, RestartRule,
-    SandboxRecord, VERSION, VolumeRecord,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, EndMessage, HookAction, Hooks, Identity,
+    MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy,
+    RestartRule, SandboxRecord, VERSION, VolumeRecord,
 };
 
 /// The host as `resourceFieldRef` sees it.
@@ -129,6 +129,7 @@ fn sandbox(settings: &Settings, pod: &Pod, spec: &PodSpec, limits: Limits) -> Re
         volumes,
         resolv_conf: manifest::dns::resolv_conf(spec, &host_resolv_conf()).0,
         limits,
+        messages: true,
         ..SandboxRecord::default()
     })
 }
@@ -274,6 +275,7 @@ fn container(
         probes: super::probes::of(c).map_err(|(sub, what)| at(&sub, what))?,
         restart: restart(c),
         hooks: hooks(c).map_err(|(sub, what)| at(&sub, what))?,
+        message: end_message(c),
         tty: c.tty.unwrap_or(false),
         stdin: c.stdin.unwrap_or(false),
         stdin_once: c.stdin_once.unwrap_or(false),
@@ -326,6 +328,14 @@ pub fn ephemeral(store: &Store, record: &PodRecord, asked: &EphemeralContainer) 
 /// `lifecycle.stopSignal`, a signal as validation has it.
 fn stop_signal(c: &Container) -> Option<i32> {
     c.lifecycle.as_ref()?.stop_signal.as_deref().and_then(crate::image::parse_signal)
+}
+
+/// `terminationMessagePath` and its policy. A relative path begins at the root, as with the kubelet.
+fn end_message(c: &Container) -> Option<EndMessage> {
+    let path = c.termination_message_path.as_deref().filter(|path| !path.is_empty())?;
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let or_log = c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    Some(EndMessage { path, or_log })
 }
 
 fn restart(c: &Container) -> Restart {
@@ -495,6 +505,7 @@ pub fn client_container(store: &Store, mut asked: Asked) -> Result<ContainerReco
         probes: crate::probe::Probes::default(),
         restart: Restart::default(),
         hooks: Hooks::default(),
+        message: None,
         tty: asked.tty,
         stdin: asked.stdin,
         stdin_once: asked.stdin_once,

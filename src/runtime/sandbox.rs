@@ -11,7 +11,7 @@ use husk_oci::sys::process::ns;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Error, hosts, mounts, network, remove};
+use super::{Error, hosts, messages, mounts, network, remove};
 use crate::cgroup::CgroupDriver;
 use crate::manifest::dns;
 use crate::network::{Mode, sysctl};
@@ -63,6 +63,11 @@ impl Design {
         for v in sandbox.volumes.iter().filter(|v| v.memory) {
             let path = text(mounts::memory_volume(&v.name))?;
             tmpfs.push(oci::Tmpfs { path, size_bytes: v.size_bytes, mode: 0o777, noexec: false });
+        }
+        if sandbox.messages {
+            // Nobody but us looks in there: a container has a file of it.
+            let size_bytes = Some(messages::BYTES);
+            tmpfs.push(oci::Tmpfs { path: text(messages::DIR.into())?, size_bytes, mode: 0o700, noexec: true });
         }
         let mut sysctls = Vec::new();
         if !sandbox.host_network {

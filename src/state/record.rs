@@ -244,6 +244,9 @@ pub struct SandboxRecord {
     /// CRI `runtime_handler`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runtime_handler: String,
+    /// It has a place for termination messages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub messages: bool,
 }
 
 /// An emptyDir volume.
@@ -289,6 +292,9 @@ pub struct ContainerRecord {
     /// What is run in it after its start and before it is asked to stop.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+    /// Where it may leave a message about its end; `None`: nowhere, or the affair of a CRI client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<EndMessage>,
     /// Has a terminal.
     pub tty: bool,
     /// Its standard input is open and silent until somebody attaches to it; else it reads end of file at once.
@@ -336,6 +342,17 @@ impl ContainerRecord {
     pub fn is_sidecar(&self) -> bool {
         self.kind == ContainerKind::Init && self.restart.policy == Some(RestartPolicy::Always)
     }
+}
+
+/// Where a container's termination message comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndMessage {
+    /// `terminationMessagePath`: a file of its own in the container; absolute.
+    pub path: String,
+    /// `terminationMessagePolicy: FallbackToLogsOnError`: the end of the log, when it fails and leaves no message.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub or_log: bool,
 }
 
 /// An ephemeral container on its way to a pod.
@@ -786,7 +803,7 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// `Completed`, `Error`, `OOMKilled`, `StartError`, `PostStartHookError`, `ContainerStatusUnknown`.
     pub reason: String,
-    /// Sentence, may be empty.
+    /// A sentence of ours, the container's termination message, or the one, a colon and the other; may be empty.
     pub message: String,
     /// Start, if it was started.
     pub started_at: Option<jiff::Timestamp>,

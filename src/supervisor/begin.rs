@@ -105,6 +105,7 @@ impl Pod {
             self.warn(warning);
         }
         self.step(Kind::Sandbox, pause_from);
+        self.open_messages(held.pidfd.as_fd())?;
         self.pause = Some(held.pidfd);
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
@@ -190,6 +191,7 @@ impl Pod {
                 self.unsaved = true;
             }
         }
+        self.recover_messages()?;
         let ports = self.reserve_ports().unwrap_or_else(|e| {
             say("warn", format_args!("{e}, continuing without it"));
             Vec::new()

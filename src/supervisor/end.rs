@@ -16,7 +16,7 @@ use super::timeline::clock_ns;
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::{Refusal, Response};
 use crate::pod;
-use crate::runtime::{Error, container, remove, sandbox};
+use crate::runtime::{Error, container, messages, remove, sandbox};
 use crate::state::events::EventType;
 use crate::state::record::{Exit, Hook, State, StopWhy};
 use crate::state::timeline::{Kind, Step};
@@ -76,6 +76,8 @@ impl Pod {
         });
         let (exit_code, signal) = code_and_signal(exited);
         let reason = pod::exit_reason(exit_code, signal, oom_kills > survived);
+        let own = if reason != pod::OOM_KILLED && oom_kills > 0 { pod::oom_text(oom_kills) } else { String::new() };
+        let said = self.termination_message(index, attempt, exit_code);
         let time = now();
         let exit = Exit {
             id,
@@ -83,7 +85,8 @@ impl Pod {
             exit_code,
             signal,
             reason: reason.into(),
-            message: if reason != pod::OOM_KILLED && oom_kills > 0 { pod::oom_text(oom_kills) } else { String::new() },
+            // As the kubelet puts a runtime's message and a container's together.
+            message: [own, said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": "),
             started_at: Some(started_at),
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,
@@ -124,12 +127,18 @@ impl Pod {
             attempt,
             cgroup: container::cgroup(&self.record, id),
             dir: (!keep_files).then_some(dir),
+            message: messages::of(&self.record, &self.record.containers[index], attempt).map(|(_, file)| file),
         }
     }
 
     /// Frees what an instance had: its fds in keeper, its cgroup, its upper directory. In the background where it may take time.
     pub(super) fn free_instance(&mut self, instance: Instance) {
-        let Instance { slot, attempt, cgroup, dir } = instance;
+        let Instance { slot, attempt, cgroup, dir, message } = instance;
+        if let (Some(messages), Some(file)) = (&self.messages, message)
+            && let Err(e) = messages::remove(messages.as_fd(), &file)
+        {
+            say("warn", format_args!("{e}, continuing; it goes with the sandbox"));
+        }
         for part in slots::PARTS {
             if let Err(e) = self.keeper.drop_slot(slots::of(slot, attempt, part)) {
                 say("error", format_args!("drop an fd of keeper: {e}"));

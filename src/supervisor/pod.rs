@@ -55,6 +55,8 @@ pub(super) struct Instance {
     pub(super) attempt: u32,
     pub(super) cgroup: String,
     pub(super) dir: Option<PathBuf>,
+    /// The file of its termination message.
+    pub(super) message: Option<String>,
 }
 
 /// An instance that has ended, until its record is on disk and its output is in the log.
@@ -112,6 +114,8 @@ pub struct Pod {
     pub(super) sandbox_retry_boot_ns: Option<u64>,
     /// pause, while it lives.
     pub(super) pause: Option<OwnedFd>,
+    /// Where the sandbox keeps termination messages, if it does.
+    pub(super) messages: Option<OwnedFd>,
     /// Addresses of the sandbox, for those who serve its host ports.
     pub(super) pod_addresses: Rc<RefCell<Vec<std::net::IpAddr>>>,
     pub(super) live: Vec<Option<Live>>,
@@ -206,6 +210,7 @@ impl Pod {
             prepared: None,
             sandbox_retry_boot_ns: None,
             pause: None,
+            messages: None,
             pod_addresses: Rc::default(),
             live,
             leaving: Vec::new(),

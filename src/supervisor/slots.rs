@@ -10,6 +10,9 @@ pub const CONTROL: u64 = 2;
 /// Staging of the log writer: pipe's ends and the journal.
 pub const STAGING: [u64; 3] = [3, 4, 5];
 
+/// The directory of termination messages.
+pub const MESSAGES: u64 = 6;
+
 /// Sockets that hold the pod's host ports, in their order. More than keeper has room for are refused by it.
 pub const PORTS: std::ops::Range<u64> = 0x1000..0x2000;
 
@@ -94,7 +97,13 @@ impl ExecSlot {
 /// Is this the slot of a container that the status knows, in the attempt that it is in?
 pub fn is_current(status: &Status, slot: u64) -> bool {
     match slot >> 40 {
-        0 => slot == husk_pause::proto::SLOT_EXE || slot == CONTROL || STAGING.contains(&slot) || PORTS.contains(&slot),
+        0 => {
+            slot == husk_pause::proto::SLOT_EXE
+                || slot == CONTROL
+                || slot == MESSAGES
+                || STAGING.contains(&slot)
+                || PORTS.contains(&slot)
+        }
         number => status
             .containers
             .iter()
@@ -123,6 +132,7 @@ mod tests {
             }
         }
         assert_eq!(ExecSlot::read(of(u32::MAX >> 10, u32::MAX, Part::Terminal)), None);
-        assert!(!seen.contains(&CONTROL) && STAGING.iter().all(|s| !seen.contains(s)));
+        assert!(!seen.contains(&CONTROL) && !seen.contains(&MESSAGES) && STAGING.iter().all(|s| !seen.contains(s)));
+        assert!(!STAGING.contains(&MESSAGES));
     }
 }

@@ -116,7 +116,8 @@ impl Pod {
         let instance = self.instance(index, attempt, &prepared.id, false);
         let cgroup = instance.cgroup.clone();
         let from = clock_ns();
-        let launched = prepared.launch(&context, index, self.pid_target(index)?);
+        let target = self.pid_target(index)?;
+        let launched = self.message_file(index, attempt).and_then(|()| prepared.launch(&context, index, target));
         if let Some((from, to)) = prepared_ns {
             self.past_step(Kind::Prepare, index, attempt, from, to);
         }

@@ -245,12 +245,24 @@ pub fn detached_in(holder: BorrowedFd<'_>, volume: &str, sub_path: &str) -> Resu
     let failed = sub_path_error(sub_path);
     let cut = SubPath::new(sub_path)?;
     let base = c_string(Path::new(volume))?;
-    let mut result: Result<OwnedFd, Errno> = Err(Errno::ECHILD);
-    let slot = &mut result;
-    let work = || *slot = in_namespace(holder, &base, &cut);
-    let helper = process::vfork_helper(false, work).map_err(&failed)?;
-    process::wait(process::Target::Pid(helper), false, false).map_err(&failed)?;
-    result.map_err(&failed)
+    helped(|| in_namespace(holder, &base, &cut)).map_err(&failed)
+}
+
+/// How often a helper is tried that somebody has killed.
+const TRIES: u32 = 3;
+
+/// Has a short-lived process of our memory and fds do something that would change ours.
+fn helped(mut work: impl FnMut() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    for _ in 0..TRIES {
+        let mut result = None;
+        let slot = &mut result;
+        let helper = process::vfork_helper(false, || *slot = Some(work()))?;
+        process::wait(process::Target::Pid(helper), false, false)?;
+        if let Some(result) = result {
+            return result;
+        }
+    }
+    Err(Errno::ECHILD)
 }
 
 /// The helper's part: no allocation, nothing but system calls. Its umask is its own.
@@ -259,6 +271,19 @@ fn in_namespace(holder: BorrowedFd<'_>, base: &CStr, cut: &SubPath) -> Result<Ow
     process::setns(holder, process::ns::MOUNT)?;
     let volume = path::openat(nix::fcntl::AT_FDCWD, base, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     mount::clone_tree_fd(cut.open(volume.as_fd())?.as_fd(), false)
+}
+
+/// Opens a directory of another process's mount namespace (pause's), to look up what is in it (`O_PATH`). A short-lived helper enters it.
+///
+/// # Errors
+/// The kernel's.
+pub fn directory_in(holder: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Error> {
+    let name = c_string(Path::new(path))?;
+    let open = || {
+        process::setns(holder, process::ns::MOUNT)?;
+        path::openat(nix::fcntl::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)
+    };
+    helped(open).map_err(kernel("open", Path::new(path)))
 }
 
 #[cfg(test)]

@@ -495,3 +495,32 @@ fn a_container_joins_the_pid_namespace_of_another_one_and_has_a_stdin() {
     assert!(host.refused(&["cp", to, "target:/x", "-n", "clients", "-c", "main"]).contains("can only be read"));
     client.remove();
 }
+
+#[test]
+fn a_client_reads_last_words_from_a_file_that_it_has_mounted() {
+    let host = Host::new();
+    let client = Client::new(&host, "words");
+    // As the kubelet does it: the file, and annotations that are its own notes.
+    let file = host.dir.join("termination-log");
+    std::fs::write(&file, "").expect("make a file");
+    let config = json!({
+        "metadata": {"name": "c"}, "image": {"image": BUSYBOX},
+        "command": ["sh", "-c", "echo why > /dev/termination-log; exit 3"],
+        "mounts": [{"containerPath": "/dev/termination-log", "hostPath": file}],
+        "annotations": {
+            "io.kubernetes.container.terminationMessagePath": "/dev/termination-log",
+            "io.kubernetes.container.terminationMessagePolicy": "FallbackToLogsOnError",
+        },
+    });
+    let answer = client.call("CreateContainer", json!({"podSandboxId": client.sandbox, "config": config}));
+    let id = answer["containerId"].as_str().expect("an id").to_owned();
+    client.call("StartContainer", json!({"containerId": id}));
+    let end = client.wait_exit(&id);
+    assert_eq!((&end["exitCode"], end["message"].as_str().unwrap_or_default()), (&json!(3), ""), "{end}");
+    assert_eq!(end["mounts"][0]["containerPath"], "/dev/termination-log", "{end}");
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "why\n");
+    // Without one there is none: it is the client's affair.
+    let id = client.run("bare", "test ! -e /dev/termination-log");
+    assert_eq!(client.wait_exit(&id)["exitCode"].as_i64().unwrap_or_default(), 0);
+    client.remove();
+}

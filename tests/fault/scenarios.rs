@@ -165,7 +165,7 @@ pub fn tell(play: &Play<'_>, name: &str) {
 /// A container crashes for the first time and is started again at once; another one is not concerned.
 fn restart(play: &Play<'_>) {
     let flaky = format!(
-        "trap 'note TERM; exit 0' TERM; if [ ! -e /w/first ]; then : >/w/first; {} note crash; exit 7; fi; while :; do sleep 1000 & wait $!; done",
+        "trap 'note TERM; exit 0' TERM; if [ ! -e /w/first ]; then : >/w/first; {} note crash; echo words >/dev/termination-log; exit 7; fi; while :; do sleep 1000 & wait $!; done",
         await_file("go")
     );
     let spec =
@@ -192,6 +192,7 @@ fn restart(play: &Play<'_>) {
     play.check_eq("pid of steady", play.pid("steady"), steady);
     let status = entry(&play.json(), "flaky");
     play.check_eq("lastState's exit code", &status["lastState"]["terminated"]["exitCode"], &json!(7));
+    play.check_eq("lastState's message", &status["lastState"]["terminated"]["message"], &json!("words\n"));
     play.check_eq("restartCount", &status["restartCount"], &json!(1));
     play.logged("flaky", &[], "hello from flaky\n");
     play.logged("flaky", &["--previous"], "hello from flaky\n");
@@ -201,8 +202,9 @@ fn restart(play: &Play<'_>) {
 /// A container crashes for the second time, and waits for ten seconds.
 fn backoff(play: &Play<'_>) {
     let script = format!("{} note crash; echo crash >&2; exit 9", await_file("go"));
-    let spec =
-        json!({"restartPolicy": "Always", "containers": [play.container("flaky", &script), play.server("steady")]});
+    let mut flaky = play.container("flaky", &script);
+    flaky["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    let spec = json!({"restartPolicy": "Always", "containers": [flaky, play.server("steady")]});
     play.set_up(&play.manifest(spec));
     play.arm();
     tell(play, "go");
@@ -228,6 +230,8 @@ fn backoff(play: &Play<'_>) {
     let status = entry(&play.json(), "flaky");
     play.check_eq("restartCount", &status["restartCount"], &json!(1));
     play.check_eq("lastState's exit code", &status["lastState"]["terminated"]["exitCode"], &json!(9));
+    let said = json!("hello from flaky\ncrash\n");
+    play.check_eq("lastState's message", &status["lastState"]["terminated"]["message"], &said);
     play.logged("flaky", &[], "hello from flaky\ncrash\n");
     play.logged("flaky", &["--previous"], "hello from flaky\ncrash\n");
     not_postponed(play, 10_000);

@@ -15,6 +15,7 @@ mod hooks;
 mod images;
 mod lifecycle;
 mod logs;
+mod messages;
 mod names;
 mod oom;
 mod port_forward;

@@ -120,7 +120,11 @@ fn state(sheet: &mut Sheet, name: &str, state: Option<&ContainerState>) {
 
 fn ended(sheet: &mut Sheet, end: &ContainerStateTerminated) {
     sheet.optional(3, "Reason", end.reason.as_deref().filter(|reason| !reason.is_empty()));
-    sheet.optional(3, "Message", end.message.as_deref().filter(|message| !message.is_empty()));
+    // A container's last words may be several lines.
+    let message = end.message.as_deref().map(str::trim_end).filter(|message| !message.is_empty());
+    if let Some(message) = message {
+        sheet.list(3, "Message", message.split('\n').map(str::to_owned));
+    }
     sheet.field(3, "Exit Code", end.exit_code);
     sheet.optional(3, "Signal", end.signal.filter(|signal| *signal > 0));
     sheet.optional(3, "Started", end.started_at.as_ref().map(time));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 fn rich() -> Pod {
     let running = json!({"running": {"startedAt": "2026-01-01T00:00:04Z"}});
-    let failed = json!({"terminated": {"exitCode": 137, "signal": 9, "reason": "OOMKilled", "message": "no memory",
+    let failed = json!({"terminated": {"exitCode": 137, "signal": 9, "reason": "OOMKilled", "message": "no memory\nat all\n",
         "startedAt": "2026-01-01T00:00:02Z", "finishedAt": "2026-01-01T00:00:03Z"}});
     serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -139,6 +139,7 @@ Containers:
     Last State:     Terminated
       Reason:       OOMKilled
       Message:      no memory
+                    at all
       Exit Code:    137
       Signal:       9
       Started:      Thu, 01 Jan 2026 00:00:02 +0000

@@ -16,6 +16,8 @@ use crate::state::record::{Container, ContainerKind, Exit, Hook, HookRun, State,
 /// Nobody is killed sooner than this after the stop signal, unless by force.
 const FLOOR_NS: u64 = 2_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
+/// So many lines of what a container has left as its message are told, the last ones.
+const MESSAGE_LINES: usize = 5;
 
 impl Case<'_> {
     /// `container main`, `init container setup`, `sidecar proxy`
@@ -125,7 +127,9 @@ impl Case<'_> {
         let name = Some(c.name.as_str());
         let noun = self.noun(index);
         if exit.started_at.is_some() && !exit.message.is_empty() {
-            self.detail(name, format!("{noun}: {}", exit.message));
+            let mut lines = exit.message.trim_end().lines().rev().take(MESSAGE_LINES).collect::<Vec<_>>();
+            lines.reverse();
+            lines.iter().for_each(|line| self.detail(name, format!("{noun}: {line}")));
         }
         for kind in [Kind::Liveness, Kind::Startup] {
             let stopped = format!("failed {} probe", kind.to_string().to_lowercase());

@@ -189,11 +189,11 @@ fn table() -> Vec<(&'static str, Facts, Stage, &'static str)> {
         (
             "a message of its own, and two that fail",
             facts("Always", vec![
-                app("a", waiting("CrashLoopBackOff")).status(json!({"last": with(exit(0, 1, 1), json!({"message": "no config"}))})).status(backoff(10_000)),
+                app("a", waiting("CrashLoopBackOff")).status(json!({"last": with(exit(0, 1, 1), json!({"message": "read\nno config\n"}))})).status(backoff(10_000)),
                 app("b", terminated(0, 1, 0)),
             ]),
             Stage::Restart,
-            "Why: container a ended with exit code 1, 1s ago, after it had run for 2s (1 more below)\nKnown:\n  container a: no config\nNext:\n  \
+            "Why: container a ended with exit code 1, 1s ago, after it had run for 2s (1 more below)\nKnown:\n  container a: read\n  container a: no config\nNext:\n  \
              in 0s (00:10:00Z): container b is started for the 2nd time\n  \
              in 9s (00:10:09Z): container a is started for the 2nd time\n  \
              if container a fails again, the next start is 20s after that",

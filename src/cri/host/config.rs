@@ -139,6 +139,8 @@ pub(super) fn sandbox(roots: &Roots, settings: &Settings, request: RunPodSandbox
             limits,
             foreign_cgroup,
             runtime_handler: request.runtime_handler,
+            // A client mounts a file of its own where it wants to read one.
+            messages: false,
             privileged: security.privileged,
             pid,
         },

@@ -55,12 +55,10 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
             "Always can't be kept: nothing is pulled, images come from the local store; use IfNotPresent",
         );
     }
-    if termination_message_path.as_deref().is_some_and(|p| p != "/dev/termination-log") {
-        r.add(at("terminationMessagePath"), "not supported yet; remove it");
+    if let Some(file) = termination_message_path.as_deref().filter(|file| !file.is_empty()) {
+        volume::check_message_path(file, at("terminationMessagePath"), r);
     }
-    if termination_message_policy.as_deref().is_some_and(|p| p != "File") {
-        r.add(at("terminationMessagePolicy"), "not supported yet; remove it");
-    }
+    r.word(at("terminationMessagePolicy"), termination_message_policy, &["File", "FallbackToLogsOnError"]);
     for (field, list) in [("command", command), ("args", args)] {
         for (i, word) in list.iter().flatten().enumerate() {
             check_no_nul(word, at(&format!("{field}[{i}]")), r);

@@ -313,8 +313,12 @@ fn container_fields_are_checked() {
             ("volumeDevices: [{name: v, devicePath: /x}]", "spec.containers[0].volumeDevices"),
             ("imagePullPolicy: Always", "spec.containers[0].imagePullPolicy"),
             ("imagePullPolicy: Sometimes", "spec.containers[0].imagePullPolicy"),
-            ("terminationMessagePath: /x", "spec.containers[0].terminationMessagePath"),
-            ("terminationMessagePolicy: FallbackToLogsOnError", "spec.containers[0].terminationMessagePolicy"),
+            ("terminationMessagePath: /", "spec.containers[0].terminationMessagePath"),
+            ("terminationMessagePath: ./", "spec.containers[0].terminationMessagePath"),
+            ("terminationMessagePath: /a/../b", "spec.containers[0].terminationMessagePath"),
+            ("terminationMessagePath: \"a\\n\"", "spec.containers[0].terminationMessagePath"),
+            ("terminationMessagePath: proc/self/x", "spec.containers[0].terminationMessagePath"),
+            ("terminationMessagePolicy: Always", "spec.containers[0].terminationMessagePolicy"),
             ("command: ['']", "spec.containers[0].command[0]"),
             ("args: [\"a\\0\"]", "spec.containers[0].args[0]"),
             ("workingDir: a", "spec.containers[0].workingDir"),
@@ -362,6 +366,7 @@ fn container_fields_are_checked() {
             "ports: [{containerPort: 80, hostPort: 8080, hostIP: '::1'}, {containerPort: 80, hostPort: 8080, protocol: SCTP}]",
             "env: [{name: A, value: \"\\n\"}, {name: a.b, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}]",
             "imagePullPolicy: Never, terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File, envFrom: []",
+            "terminationMessagePath: tmp/last-words, terminationMessagePolicy: FallbackToLogsOnError",
         ],
     );
     for image in ["''", "' x'", "'x '", "\"x\\ty\"", "\"x\\0\""] {

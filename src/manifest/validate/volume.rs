@@ -224,6 +224,21 @@ fn check_target(target: &str, path: String, taken: &mut BTreeSet<String>, r: &mu
     }
 }
 
+/// Where a file of its own is mounted in a container; a relative path begins at the root.
+pub(super) fn check_message_path(file: &str, path: String, r: &mut Report) {
+    let before = r.errors.len();
+    check_path(&format!("/{file}"), path.clone(), r);
+    if r.errors.len() > before {
+        return;
+    }
+    let place = normal(file);
+    if place == "/" || file.ends_with('/') {
+        r.add(path, format!("{file:?} must be a file's path"));
+    } else if place == "/proc" || place.starts_with("/proc/") {
+        r.add(path, format!("{file:?}: nothing can be mounted on or below /proc"));
+    }
+}
+
 fn check_sub_path(sub: &str, path: String, r: &mut Report) {
     if sub.starts_with('/') {
         r.add(path, format!("{sub:?} must be a relative path"));

@@ -38,6 +38,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "delete", pairs: everybody, cost: 3.0, play: delete },
     Scenario { name: "delete-force", pairs: everybody, cost: 0.4, play: delete_force },
     Scenario { name: "update", pairs: everybody, cost: 0.6, play: super::update::update },
+    Scenario { name: "hooks", pairs: but_the_cli, cost: 0.7, play: hooks },
+    Scenario { name: "delete-hooks", pairs: but_the_cli, cost: 0.8, play: delete_hooks },
     // Most of its points are the same few calls for another portion.
     Scenario { name: "logs", pairs: but_the_cli, cost: 2.0, play: logs },
     Scenario { name: "gc", pairs: the_cli, cost: 0.5, play: gc },
@@ -363,6 +365,81 @@ fn delete_force(play: &Play<'_>) {
         play.check(said.code == Some(0), || format!("husk delete: {said}"));
     }
     play.is_gone();
+}
+
+/// A pod with a sidecar, and a container with hooks before another one.
+fn hooked(play: &Play<'_>) -> String {
+    let hook = |word: &str| {
+        let script = format!("echo {word} begins >>/w/events; usleep 50000; echo {word} ends >>/w/events");
+        json!({"exec": {"command": ["/bin/sh", "-c", script, play.marker("hook")]}})
+    };
+    let mut side = play.server("side");
+    side["restartPolicy"] = json!("Always");
+    let mut a = play.server("a");
+    a["lifecycle"] = json!({"postStart": hook("postStart"), "preStop": hook("preStop")});
+    play.manifest(json!({
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": 10,
+        "initContainers": [side],
+        "containers": [a, play.server("b")],
+    }))
+}
+
+/// The events come in this order, each once; others do not count.
+fn ordered(play: &Play<'_>, order: &[&str]) {
+    let events = play.events();
+    let seen: Vec<&str> = events.iter().map(String::as_str).filter(|e| order.contains(e)).collect();
+    play.check(seen == order, || format!("{order:?} are {events:?}"));
+}
+
+/// It comes up: the next one waits for a hook, and a hook is begun once.
+fn hooks(play: &Play<'_>) {
+    let manifest = hooked(play);
+    let all = [first("side"), first("a"), first("b")];
+    play.arm();
+    let said = play.watched(&["run", "-"]).stdin(manifest.clone()).finish();
+    play.until("the pod runs", || play.all_run(&all) || said.code != Some(0));
+
+    if play.bereft() && said.code == Some(0) {
+        play.revives(&["side", "a", "b"]);
+        return play.undisturbed();
+    }
+    if play.doomed() || play.bereft() {
+        play.ends();
+        play.undisturbed();
+        refused_or_recorded(play, &said);
+        play.must(&["delete", &play.name, "--ignore-not-found"]);
+        play.forget();
+        play.again(&manifest, &all);
+    } else {
+        play.check(said.code == Some(0), || format!("husk run: {said}"));
+        play.lives(&all);
+    }
+    // A container is running before it has said anything.
+    play.within(Duration::from_secs(3), "the last one has begun", || play.count("start b") == 1);
+    ordered(play, &["postStart begins", "postStart ends", "start b"]);
+    for event in ["start side", "start a"] {
+        play.check_eq(event, play.count(event), 1);
+    }
+}
+
+/// It is deleted: the hook is before the signal, the sidecar is the last.
+fn delete_hooks(play: &Play<'_>) {
+    play.set_up(&hooked(play));
+    play.within(Duration::from_secs(5), "all run", || play.count("start b") == 1);
+    play.arm();
+    let said = play.watched(&["delete", &play.name]).finish();
+    play.rest();
+    play.tracer(|tracer| tracer.disarm());
+
+    play.check(said.code == Some(0), || format!("husk delete: {said}"));
+    play.ends();
+    play.is_gone();
+    play.undisturbed();
+    if !play.doomed() && !play.bereft() {
+        ordered(play, &["preStop begins", "preStop ends", "TERM a", "TERM side"]);
+        ordered(play, &["TERM b", "TERM side"]);
+    }
 }
 
 /// A container prints quickly on both streams and ends, and with it the pod.

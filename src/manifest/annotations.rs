@@ -15,6 +15,7 @@ const NAMES: &[(&str, bool)] = &[
     ("cni-mac", false),
     ("cpuset-cpus", true),
     ("cpuset-mems", true),
+    ("max-container-restart-period", false),
     ("memory-high", true),
     ("memory-min", true),
     ("memory-qos", false),
@@ -27,6 +28,17 @@ const NAMES: &[(&str, bool)] = &[
 /// `oom-single-process` names them, with commas between.
 pub fn oom_single_process(pod: &Pod) -> impl Iterator<Item = &str> {
     entry(pod, "oom-single-process", None).into_iter().flat_map(|(_, list)| list.split(',')).map(str::trim)
+}
+
+/// The longest wait before a container is started again, in seconds: the kubelet's `crashLoopBackOff.maxContainerRestartPeriod`, for one pod.
+///
+/// # Errors
+/// A value that makes no sense.
+pub fn max_container_restart_period(pod: &Pod) -> Result<Option<u64>, FieldError> {
+    read(entry(pod, "max-container-restart-period", None), |text| {
+        let seconds = text.strip_suffix('s').and_then(|n| n.parse().ok()).filter(|n| (1..=300).contains(n));
+        seconds.ok_or_else(|| format!("{text:?} must be between 1s and 300s, in whole seconds"))
+    })
 }
 
 /// How much swap a container gets on top of its memory.
@@ -151,6 +163,7 @@ pub(super) fn errors(pod: &Pod) -> Vec<FieldError> {
             message: format!("{name:?} is no container of the pod; names of containers are meant, with commas between"),
         });
     }
+    errors.extend(max_container_restart_period(pod).err());
     errors.extend(pod_extras(pod).err());
     for c in containers {
         match container_extras(pod, &c.name) {
@@ -249,9 +262,10 @@ mod tests {
     fn a_container_says_more_than_its_pod() {
         let pod = pod(
             "husk.dev/swap: 1Mi, husk.dev/swap.c: LimitedSwap, husk.dev/cpuset-cpus: '0-1', husk.dev/cpuset-cpus.c: '1', \
-             husk.dev/memory-high: 32Mi, husk.dev/pids-max: '9', husk.dev/memory-qos: 'true', example.com/other: x",
+             husk.dev/memory-high: 32Mi, husk.dev/pids-max: '9', husk.dev/memory-qos: 'true', husk.dev/max-container-restart-period: 90s, example.com/other: x",
         );
         assert_eq!(errors(&pod), []);
+        assert_eq!(max_container_restart_period(&pod), Ok(Some(90)));
         let whole = pod_extras(&pod).unwrap();
         assert_eq!(
             (whole.cpuset_cpus.as_deref(), whole.pids_max, whole.memory_high_bytes),
@@ -279,6 +293,10 @@ mod tests {
             ("husk.dev/memory-high", "1m"),
             ("husk.dev/memory-high", "65Mi"),
             ("husk.dev/memory-min.c", "65Mi"),
+            ("husk.dev/max-container-restart-period", "0s"),
+            ("husk.dev/max-container-restart-period", "301s"),
+            ("husk.dev/max-container-restart-period", "60"),
+            ("husk.dev/max-container-restart-period.c", "60s"),
             ("husk.dev/pids-max", "0"),
             ("husk.dev/pids-max.d", "9999999"),
         ] {

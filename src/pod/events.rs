@@ -255,7 +255,7 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, mut exi
     }
     after = after.filter(|_| restarted);
     if after.is_some() {
-        c.backoff = Some(next_backoff(c.backoff.as_ref(), exit.finished_boot_ns));
+        c.backoff = Some(next_backoff(record, c.backoff.as_ref(), exit.finished_boot_ns));
     }
     if after == Some(RestartAction::RestartAllContainers) {
         status.restarting_all = Some(RestartingAll {
@@ -295,12 +295,15 @@ fn backs_off(record: &PodRecord, c: &mut Container) -> bool {
     delay_ms > 0
 }
 
-/// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s. `updated_boot_ns` is when that restart comes.
-fn next_backoff(current: Option<&Backoff>, finished_boot_ns: u64) -> Backoff {
+/// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s, or to what the pod says. `updated_boot_ns` is when that restart comes.
+fn next_backoff(record: &PodRecord, current: Option<&Backoff>, finished_boot_ns: u64) -> Backoff {
+    // It was checked when the pod was made.
+    let asked = manifest::annotations::max_container_restart_period(&record.pod).ok().flatten();
+    let max_ms = asked.map_or(BACKOFF_MAX_MS, |seconds| seconds * 1000);
     let delay_ms = match current {
         None => 0,
         Some(b) if finished_boot_ns.saturating_sub(b.updated_boot_ns) > BACKOFF_FORGET_NS => 0,
-        Some(b) => (b.delay_ms * 2).clamp(BACKOFF_FIRST_MS, BACKOFF_MAX_MS),
+        Some(b) => (b.delay_ms * 2).clamp(BACKOFF_FIRST_MS.min(max_ms), max_ms),
     };
     Backoff { delay_ms, updated_boot_ns: finished_boot_ns.saturating_add(delay_ms * 1_000_000) }
 }
@@ -400,7 +403,7 @@ fn begin_anew(record: &PodRecord, status: &mut Status, stays: impl Fn(usize, &Co
         let exit = exit.clone();
         if after_exit(record, index, exit.exit_code).is_none() && c.kind == ContainerKind::Init {
             // It was done, and is run again all the same.
-            c.backoff = Some(next_backoff(c.backoff.as_ref(), exit.finished_boot_ns));
+            c.backoff = Some(next_backoff(record, c.backoff.as_ref(), exit.finished_boot_ns));
         }
         c.anew = true;
         if !backs_off(record, c) {

@@ -3,7 +3,8 @@
 use super::tests::{SECOND, at, exit, fresh, record, start};
 use super::*;
 use crate::state::record::{
-    Hook, HookAction, PodRecord, Restart, RestartAction, RestartPolicy, RestartRule, Sandbox, State, Status, StopWhy,
+    Container, ContainerKind, ContainerRecord, Hook, HookAction, PodRecord, Restart, RestartAction, RestartPolicy,
+    RestartRule, Sandbox, State, Status, StopWhy,
 };
 
 fn actions(record: &PodRecord, status: &Status, boot_ns: u64) -> Vec<Action> {
@@ -287,5 +288,302 @@ fn a_stop_asked_by_a_user_restarts_at_once_and_a_failed_probe_backs_off() {
         let next = decide(&r, &s, at(3));
         let due = delayed.then_some(3 + 10 * SECOND);
         assert_eq!((next.actions.is_empty(), next.wake_boot_ns), (delayed, due), "{why:?}");
+    }
+}
+
+fn rule(action: RestartAction, exit_codes: &[i32]) -> RestartRule {
+    RestartRule { action, not: false, exit_codes: exit_codes.to_vec() }
+}
+
+#[test]
+fn an_init_containers_own_policy_and_rules_decide_whether_it_is_tried_again() {
+    for (of_pod, own, rules, code, want) in [
+        ("Always", Some(RestartPolicy::Never), vec![], 1, Action::EndSandbox),
+        ("Never", Some(RestartPolicy::OnFailure), vec![], 1, Action::Start { index: 0, attempt: 1 }),
+        ("Never", None, vec![], 1, Action::EndSandbox),
+        (
+            "Never",
+            Some(RestartPolicy::Never),
+            vec![rule(RestartAction::Restart, &[3])],
+            3,
+            Action::Start { index: 0, attempt: 1 },
+        ),
+        // One that succeeded is done.
+        ("Never", Some(RestartPolicy::Never), vec![rule(RestartAction::Restart, &[0])], 0, Action::Initialized),
+        ("Never", Some(RestartPolicy::Never), vec![rule(RestartAction::RestartAllContainers, &[0])], 0, Action::Anew),
+    ] {
+        let mut r = record(of_pod, 1, 1);
+        r.containers[0].restart = Restart { policy: own, rules };
+        let mut s = fresh(&r);
+        start(&r, &mut s, 0, 0, 0);
+        apply_exit(&r, &mut s, 0, exit(0, code, 5));
+        assert_eq!(actions(&r, &s, 5), [want], "{of_pod} {own:?} {code}");
+        let phase = phase(&r, &s, Liveness::Alive);
+        assert_eq!(phase == Phase::Failed, want == Action::EndSandbox, "{of_pod} {own:?} {code}");
+    }
+}
+
+#[test]
+fn init_containers_do_not_run_again_once_the_pod_is_initialized() {
+    let r = record("Always", 1, 2);
+    let mut s = running(&r);
+    // Whatever is known of them: also nothing.
+    s.containers[0].state = State::Waiting { reason: "PodInitializing".to_owned(), message: String::new() };
+    apply_exit(&r, &mut s, 1, exit(0, 1, 5));
+    assert_eq!(actions(&r, &s, 5), [Action::Start { index: 1, attempt: 1 }]);
+}
+
+#[test]
+fn a_sidecar_that_does_not_come_up_is_tried_again_and_the_next_one_waits() {
+    let r = with_sidecars("Never");
+    let mut s = fresh(&r);
+    start(&r, &mut s, 0, 0, 0);
+    apply_exit(&r, &mut s, 0, exit(0, 0, 1));
+    let probed = |s: &mut Status, attempt, ns| {
+        start(&r, s, 1, attempt, ns);
+        s.containers[1].started = Some(false);
+    };
+    probed(&mut s, 0, 1);
+    // Its startup probe gives up.
+    assert!(request_stop(&mut s, 1, StopWhy::Startup, 5, at(2)));
+    assert_eq!(actions(&r, &s, 2), [Action::Stop { index: 1 }]);
+    stopping(&mut s, 1, 2);
+    apply_exit(&r, &mut s, 1, exit(0, 0, 3));
+    assert_eq!(actions(&r, &s, 3), [Action::Start { index: 1, attempt: 1 }]);
+    probed(&mut s, 1, 3);
+    apply_exit(&r, &mut s, 1, exit(1, 7, 4));
+    assert_eq!(decide(&r, &s, at(4)), Decision { actions: vec![], wake_boot_ns: Some(4 + 10 * SECOND) });
+    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Pending);
+    let pod = to_v1(&r, &s, Liveness::Alive);
+    assert_eq!(printable_status(&pod), "Init:CrashLoopBackOff");
+    // Nor does it come up whose postStart hook fails.
+    let mut r = with_sidecars("Never");
+    r.containers[1].hooks.post_start = Some(HookAction::Sleep { seconds: 0 });
+    let mut s = fresh(&r);
+    start(&r, &mut s, 0, 0, 0);
+    apply_exit(&r, &mut s, 0, exit(0, 0, 1));
+    start(&r, &mut s, 1, 0, 1);
+    assert_eq!(actions(&r, &s, 1), [Action::Hook { index: 1, hook: Hook::PostStart }]);
+    apply_hook_begun(&mut s, 1, Hook::PostStart, &HookAction::Sleep { seconds: 0 }, None, at(1));
+    assert_eq!(actions(&r, &s, 1), [Action::EndHook { index: 1 }], "no time is a time that is over");
+    apply_hook_end(&r, &mut s, 1, Err("no".to_owned()), at(1));
+    assert_eq!(actions(&r, &s, 1), [Action::Stop { index: 1 }]);
+}
+
+#[test]
+fn a_sidecar_is_not_started_again_when_the_work_is_done() {
+    let r = with_sidecars("Never");
+    let mut s = running(&r);
+    // One of them waits for its back-off, the other ends while it is asked to.
+    apply_exit(&r, &mut s, 1, exit(0, 1, 1));
+    start(&r, &mut s, 1, 1, 1);
+    apply_exit(&r, &mut s, 1, exit(1, 1, 2));
+    for index in [3, 4] {
+        apply_exit(&r, &mut s, index, exit(0, 0, 3));
+    }
+    assert_eq!(actions(&r, &s, 3), [Action::End]);
+    apply_ending(&r, &mut s, at(3));
+    assert_eq!(actions(&r, &s, 3), [Action::Stop { index: 2 }]);
+    stopping(&mut s, 2, 3);
+    apply_exit(&r, &mut s, 2, exit(0, 1, 4));
+    assert_eq!(decide(&r, &s, at(4)), Decision { actions: vec![Action::EndSandbox], wake_boot_ns: None });
+    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Succeeded, "their exit codes do not count");
+    apply_sandbox_end(&r, &mut s);
+    assert_eq!(actions(&r, &s, 4), [Action::Finish]);
+}
+
+#[test]
+fn a_sidecars_rule_has_all_begin_anew_and_the_pod_has_not_failed_meanwhile() {
+    let mut r = with_sidecars("Never");
+    r.containers[1].restart.rules = vec![rule(RestartAction::RestartAllContainers, &[88])];
+    let mut s = running(&r);
+    let condition = |s: &Status| {
+        let conditions = to_v1(&r, s, Liveness::Alive).status.and_then(|s| s.conditions).unwrap_or_default();
+        let it = conditions.into_iter().find(|c| c.type_ == "AllContainersRestarting").expect("there is a rule");
+        (it.status, it.reason)
+    };
+    assert_eq!(condition(&s), ("False".to_owned(), None));
+    apply_exit(&r, &mut s, 1, exit(0, 88, 10));
+    let all = [2, 3, 4].map(|index| Action::Stop { index });
+    assert_eq!(actions(&r, &s, 10), all, "in no order");
+    assert_eq!(condition(&s), ("True".to_owned(), Some("RestartAllContainersStarted".to_owned())));
+    for index in [2, 3, 4] {
+        stopping(&mut s, index, 10);
+        apply_exit(&r, &mut s, index, exit(0, 143, 11));
+        assert_ne!(phase(&r, &s, Liveness::Alive), Phase::Failed);
+    }
+    assert_eq!(actions(&r, &s, 11), [Action::Anew]);
+    apply_anew(&r, &mut s);
+    assert_eq!(condition(&s), ("False".to_owned(), None));
+    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Pending);
+    assert_eq!(actions(&r, &s, 11), [Action::Start { index: 0, attempt: 1 }]);
+    // Other exit codes are a sidecar's as ever.
+    let mut s = running(&r);
+    apply_exit(&r, &mut s, 1, exit(0, 1, 10));
+    assert_eq!(actions(&r, &s, 10), [Action::Start { index: 1, attempt: 1 }]);
+    // A deletion comes before it.
+    let mut s = running(&r);
+    apply_exit(&r, &mut s, 1, exit(0, 88, 10));
+    request_delete(&mut s, 30, Some(20), false, at(11));
+    assert_eq!(decide(&r, &s, at(11)).actions, [Action::Stop { index: 3 }, Action::Stop { index: 4 }]);
+}
+
+#[test]
+fn who_was_stopped_for_its_probe_is_started_again_unless_its_policy_is_never() {
+    for why in [StopWhy::Liveness, StopWhy::Startup] {
+        for (of_pod, own, code, again) in [
+            ("Always", None, 0, true),
+            ("OnFailure", None, 0, true),
+            ("OnFailure", None, 137, true),
+            ("Never", None, 137, false),
+            ("Never", Some(RestartPolicy::OnFailure), 0, true),
+            ("Always", Some(RestartPolicy::Never), 0, false),
+        ] {
+            let mut r = record(of_pod, 0, 1);
+            r.containers[0].restart.policy = own;
+            let mut s = running(&r);
+            assert!(request_stop(&mut s, 0, why, 5, at(1)));
+            stopping(&mut s, 0, 1);
+            apply_exit(&r, &mut s, 0, exit(0, code, 2));
+            let want = if again { Action::Start { index: 0, attempt: 1 } } else { Action::EndSandbox };
+            assert_eq!(actions(&r, &s, 2), [want], "{why:?} {of_pod} {own:?} {code}");
+            assert_eq!(phase(&r, &s, Liveness::Alive) == Phase::Running, again);
+            // Not when the pod comes to its end.
+            request_delete(&mut s, 30, None, false, at(2));
+            assert_eq!(actions(&r, &s, 2), [Action::EndSandbox]);
+        }
+    }
+}
+
+#[test]
+fn a_probes_own_grace_holds_for_its_stop_and_a_deletion_can_only_shorten_it() {
+    let mut r = record("Always", 0, 1);
+    r.containers[0].hooks.pre_stop = Some(HookAction::Sleep { seconds: 8 });
+    let mut s = running(&r);
+    assert!(request_stop(&mut s, 0, StopWhy::Liveness, 20, at(0)));
+    assert_eq!(actions(&r, &s, 0), [Action::Hook { index: 0, hook: Hook::PreStop }]);
+    apply_hook_begun(&mut s, 0, Hook::PreStop, &HookAction::Sleep { seconds: 8 }, None, at(0));
+    assert_eq!(decide(&r, &s, at(1)).wake_boot_ns, Some(8 * SECOND));
+    let mut longer = s.clone();
+    request_delete(&mut longer, 30, Some(60), false, at(1));
+    assert_eq!(decide(&r, &longer, at(1)).wake_boot_ns, Some(8 * SECOND));
+    assert!(apply_hook_end(&r, &mut longer, 0, Ok(()), at(8 * SECOND)));
+    stopping(&mut longer, 0, 8 * SECOND);
+    assert_eq!(decide(&r, &longer, at(8 * SECOND)).wake_boot_ns, Some(20 * SECOND), "the probe's");
+    request_delete(&mut s, 30, Some(3), false, at(SECOND));
+    assert_eq!(decide(&r, &s, at(SECOND)).wake_boot_ns, Some(4 * SECOND), "the hook ends with it");
+    assert_eq!(actions(&r, &s, 4 * SECOND), [Action::EndHook { index: 0 }]);
+    // A second one shortens it once more.
+    request_delete(&mut s, 30, Some(0), false, at(SECOND));
+    assert_eq!(actions(&r, &s, SECOND), [Action::EndHook { index: 0 }]);
+}
+
+#[test]
+fn an_active_deadline_may_come_while_the_pod_lives_and_counts_from_its_start() {
+    let mut r = record("Always", 1, 1);
+    let mut s = fresh(&r);
+    start(&r, &mut s, 0, 0, 0);
+    assert_eq!(decide(&r, &s, at(100 * SECOND)), Decision::default());
+    r.pod.spec.as_mut().expect("spec").active_deadline_seconds = Some(130);
+    assert_eq!(decide(&r, &s, at(100 * SECOND)).wake_boot_ns, Some(130 * SECOND));
+    // Of a pod from before there were deadlines the wall clock tells.
+    let old = Status { start_boot_ns: None, ..s.clone() };
+    assert_eq!(decide(&r, &old, at(100 * SECOND)).wake_boot_ns, Some(130 * SECOND));
+    // Init containers are no excuse.
+    assert_eq!(actions(&r, &s, 130 * SECOND), [Action::Expire]);
+    apply_deadline(&r, &mut s, at(130 * SECOND));
+    stopping(&mut s, 0, 130 * SECOND);
+    apply_exit(&r, &mut s, 0, exit(0, 0, 131 * SECOND));
+    assert_eq!(actions(&r, &s, 131 * SECOND), [Action::EndSandbox]);
+    assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Failed);
+}
+
+/// With an ephemeral container that was added and not started.
+fn with_ephemeral(r: &mut PodRecord, s: &mut Status) -> usize {
+    let made_of = ContainerRecord { name: "e".to_owned(), kind: ContainerKind::Ephemeral, ..r.containers[0].clone() };
+    s.containers.push(Container::created(made_of.clone(), &s.containers));
+    r.containers.push(made_of);
+    s.containers.len() - 1
+}
+
+#[test]
+fn an_ephemeral_container_is_started_once_and_nobody_waits_for_it() {
+    // While the pod initializes, too.
+    let mut r = record("Always", 1, 1);
+    let mut s = fresh(&r);
+    start(&r, &mut s, 0, 0, 0);
+    let e = with_ephemeral(&mut r, &mut s);
+    assert_eq!(actions(&r, &s, 1), [Action::Start { index: e, attempt: 0 }]);
+    start(&r, &mut s, e, 0, 1);
+    apply_exit(&r, &mut s, e, exit(0, 1, 2));
+    assert_eq!(actions(&r, &s, 3), []);
+    apply_exit(&r, &mut s, 0, exit(0, 0, 4));
+    assert_eq!(actions(&r, &s, 4), [Action::Initialized]);
+    apply_initialized(&mut s, at(4));
+    assert_eq!(actions(&r, &s, 4), [Action::Start { index: 1, attempt: 0 }]);
+    // Asked to go.
+    let mut r = record("Never", 0, 1);
+    let mut s = running(&r);
+    let e = with_ephemeral(&mut r, &mut s);
+    start(&r, &mut s, e, 0, 1);
+    assert!(request_stop(&mut s, e, StopWhy::Remove, 2, at(2)));
+    let next = decide(&r, &s, at(2));
+    assert_eq!(next, Decision { actions: vec![Action::Stop { index: e }], wake_boot_ns: Some(2 + 2 * SECOND) });
+    stopping(&mut s, e, 2);
+    assert_eq!(actions(&r, &s, 2 + 2 * SECOND), [Action::Kill { index: e }]);
+    // The pod's end takes it along, and with a new start of all it ends, too.
+    apply_exit(&r, &mut s, 0, exit(0, 0, 3));
+    assert_eq!(actions(&r, &s, 3), [Action::End]);
+    r.containers[0].restart =
+        Restart { policy: Some(RestartPolicy::Never), rules: vec![rule(RestartAction::RestartAllContainers, &[9])] };
+    let mut s = running(&record("Never", 0, 1));
+    let e = with_ephemeral(&mut r.clone(), &mut s);
+    start(&r, &mut s, e, 0, 1);
+    apply_exit(&r, &mut s, 0, exit(0, 9, 5));
+    assert_eq!(actions(&r, &s, 5), [Action::Stop { index: e }]);
+    apply_exit(&r, &mut s, e, exit(0, 143, 6));
+    apply_anew(&r, &mut s);
+    assert_eq!(actions(&r, &s, 6), [Action::Start { index: 0, attempt: 1 }]);
+    // Nor does a new sandbox bring it back.
+    start(&r, &mut s, 0, 1, 6);
+    r.containers[0].restart = Restart::default();
+    r.pod.spec.as_mut().expect("spec").restart_policy = Some("Always".to_owned());
+    apply_sandbox_end(&r, &mut s);
+    apply_exit(&r, &mut s, 0, exit(1, 137, 7));
+    let sandbox = Sandbox { ended: false, ..s.sandbox.clone().expect("lost") };
+    assert_eq!(actions(&r, &s, 7), [Action::NewSandbox]);
+    apply_new_sandbox(&r, &mut s, sandbox);
+    assert_eq!(actions(&r, &s, 7 + 10 * SECOND), [Action::Start { index: 0, attempt: 2 }]);
+}
+
+#[test]
+fn what_is_asked_of_a_pod_without_a_sandbox_is_to_be_tried_again() {
+    let r = record("Always", 0, 1);
+    let mut s = running(&r);
+    assert_eq!(refusal(&s, "no"), None);
+    apply_sandbox_end(&r, &mut s);
+    assert!(refusal(&s, "no").is_some_and(|why| why.ends_with("try again")));
+    request_delete(&mut s, 30, None, false, at(1));
+    assert_eq!(refusal(&s, "no").as_deref(), Some("it is ending; no"));
+}
+
+#[test]
+fn the_longest_back_off_may_be_shorter() {
+    for (asked, want) in [("300s", [0, 10, 20, 40]), ("15s", [0, 10, 15, 15]), ("1s", [0, 1, 1, 1])] {
+        let mut r = record("Always", 0, 1);
+        let key = "husk.dev/max-container-restart-period".to_owned();
+        r.pod.metadata.annotations = Some([(key, asked.to_owned())].into());
+        let mut s = fresh(&r);
+        let mut now = 0;
+        let delays: Vec<u64> = (0..4)
+            .map(|attempt| {
+                start(&r, &mut s, 0, attempt, now);
+                apply_exit(&r, &mut s, 0, exit(attempt, 1, now));
+                let delay_ms = s.containers[0].backoff.as_ref().map_or(0, |b| b.delay_ms);
+                now += delay_ms * 1_000_000;
+                delay_ms / 1000
+            })
+            .collect();
+        assert_eq!(delays, want, "{asked}");
     }
 }

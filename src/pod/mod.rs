@@ -32,7 +32,7 @@ pub use events::{
     apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
 };
 pub use rules::{
-    accepts_containers, active_deadline_boot_ns, grace_seconds, hooked, is_ending, is_over, ready, recreates,
+    accepts_containers, active_deadline_boot_ns, grace_seconds, hooked, is_ending, is_over, ready, recreates, refusal,
     restarts_on_failure, started,
 };
 pub use status::{Liveness, Phase, apply_conditions, oom_kills, phase, printable_status, set_condition, to_v1};

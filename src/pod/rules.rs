@@ -123,9 +123,22 @@ pub fn is_ending(status: &Status) -> bool {
     closing(status)
 }
 
-/// Whether a CRI client may still create and start containers.
+/// Whether containers can still be created and started, because somebody wants them.
 pub fn accepts_containers(status: &Status) -> bool {
     sandbox_alive(status) && !closing(status)
+}
+
+/// Why nothing can be asked of a pod's containers now, if nothing can; `ending` is what that means for a pod that comes to its end.
+pub fn refusal(status: &Status, ending: &str) -> Option<String> {
+    if accepts_containers(status) {
+        None
+    } else if closing(status) {
+        Some(format!("it is ending; {ending}"))
+    } else if status.sandbox.is_none() {
+        Some("it has not begun".to_owned())
+    } else {
+        Some("its sandbox was lost, and there is no other yet; try again".to_owned())
+    }
 }
 
 pub(super) fn sandbox_alive(status: &Status) -> bool {
@@ -161,6 +174,10 @@ pub fn is_over(record: &PodRecord, index: usize, c: &Container) -> bool {
 
 /// By its containers and policy alone: nothing is to be started again, except what only keeps others company.
 pub(super) fn pod_settled(record: &PodRecord, status: &Status) -> bool {
+    // All of them are to be started again.
+    if status.restarting_all.is_some() && !closing(status) {
+        return false;
+    }
     let of = |kind| status.containers.iter().enumerate().filter(move |(_, c)| c.kind == kind);
     if status.initialized_at.is_none() {
         return of(ContainerKind::Init).any(|(index, c)| {

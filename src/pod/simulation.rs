@@ -127,6 +127,10 @@ impl World {
         for c in &mut record.containers {
             if c.kind == ContainerKind::Init && random.one_in(2) {
                 c.restart.policy = Some(RestartPolicy::Always);
+                if random.one_in(8) {
+                    let action = RestartAction::RestartAllContainers;
+                    c.restart.rules = vec![RestartRule { action, not: false, exit_codes: vec![1] }];
+                }
             } else if random.one_in(4) {
                 let policy = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never];
                 let first = usize::from(c.kind == ContainerKind::Init);

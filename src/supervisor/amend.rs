@@ -27,8 +27,8 @@ impl Pod {
         if self.record.driven() {
             return Err(refused("it belongs to a CRI client, which alone changes it"));
         }
-        if !pod::accepts_containers(&self.status) {
-            return Err(refused("it is ending; nothing can be changed any more"));
+        if let Some(why) = pod::refusal(&self.status, "nothing can be changed any more") {
+            return Err(refused(&why));
         }
         let mut new = amended(&self.record, amendment);
         new.next_generation();

@@ -49,8 +49,8 @@ impl Pod {
                 "it belongs to a CRI client, which alone adds containers".into(),
             ));
         }
-        if !pod::accepts_containers(&self.status) {
-            return Err((Refusal::FailedPrecondition, "it is ending, or has not begun; nothing can be added".into()));
+        if let Some(why) = pod::refusal(&self.status, "nothing can be added") {
+            return Err((Refusal::FailedPrecondition, why));
         }
         let index = match self.record.containers.iter().position(|c| c.name == name) {
             // Asked again after an answer that was lost.

@@ -31,8 +31,8 @@ impl Pod {
         if self.record.driven() {
             return Err(refused("its containers belong to a CRI client, which alone changes them".into()));
         }
-        if !pod::accepts_containers(&self.status) {
-            return Err(refused("it is ending; nothing can be changed any more".into()));
+        if let Some(why) = pod::refusal(&self.status, "nothing can be changed any more") {
+            return Err(refused(why));
         }
         let name = container.map_or_else(|| self.only_container(), Ok).map_err(wrong)?;
         let Some(index) = self.record.containers.iter().position(|c| c.name == name) else {
@@ -60,8 +60,7 @@ impl Pod {
             let new = resolve::resized(&self.record, &name, change.resources.clone());
             self.has_room(&self.record, &new.map_err(|e| wrong(e.to_string()))?, index)?;
         }
-        let grace = self.record.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let grace = restart.then(|| grace.and_then(|g| u64::try_from(g).ok()).unwrap_or(30));
+        let grace = restart.then(|| pod::grace_seconds(&self.record));
         let wish = Resize { container: name, resources: change.resources, requested_at: now().wall };
         self.change(|pod| pod::request_resize(&mut pod.status, index, wish, grace, now()))?;
         if restart { Ok(true) } else { self.fulfil().map(|()| false) }
@@ -73,9 +72,9 @@ impl Pod {
         let mut containers = self.status.containers.iter();
         let restarts =
             |c: &&Container| c.name == wish.container && c.stop.is_some() && matches!(c.state, State::Running { .. });
-        let answer = if !pod::accepts_containers(&self.status) {
+        let answer = if let Some(why) = pod::refusal(&self.status, "its resources stay as they are") {
             self.forget_resize();
-            Err((Refusal::FailedPrecondition, "the pod is ending; its resources stay as they are".into()))
+            Err((Refusal::FailedPrecondition, why))
         } else if containers.any(|c| restarts(&c)) {
             return;
         } else {

@@ -23,8 +23,8 @@ impl Pod {
         if self.record.driven() {
             return refused("its containers belong to a CRI client, which alone starts and stops them".into());
         }
-        if !pod::accepts_containers(&self.status) {
-            return refused("it is ending; nothing is started any more".into());
+        if let Some(why) = pod::refusal(&self.status, "nothing is started any more") {
+            return refused(why);
         }
         let over = |index: usize, c: &Container| pod::is_over(&self.record, index, c);
         let chosen: Vec<usize> = match container {

@@ -155,6 +155,24 @@ fn instance(host: &Host, name: &str) -> (String, i32) {
     (pod.record().id, pod.pid("main"))
 }
 
+/// Waits until pod `a` runs as another instance than the one of this process. In between there may be none.
+fn another(host: &Host, before: i32) {
+    wait_for("another instance", || {
+        let pods = host.husk(&["get", "pod", "a", "-o", "json"]);
+        let phase = serde_json::from_slice::<Value>(&pods.stdout).ok()?["status"]["phase"].clone();
+        if phase != "Running" {
+            return None;
+        }
+        let status = host.pod_dirs().into_iter().filter_map(|dir| fs::read_to_string(dir.join("status.json")).ok());
+        let pids: Vec<Value> = status
+            .filter_map(|text| serde_json::from_str::<Value>(&text).ok())
+            .map(|status| status["containers"][0]["state"]["pid"].clone())
+            .filter(|pid| !pid.is_null())
+            .collect();
+        (!pids.is_empty() && pids.iter().all(|pid| *pid != before)).then_some(())
+    });
+}
+
 #[test]
 fn manifests_appear_change_and_vanish_and_so_do_their_pods() {
     let host = Host::new();
@@ -440,15 +458,11 @@ fn pods_that_died_are_made_again_and_pods_that_ended_are_not() {
     let once = host.pod("once").record();
     let before = instance(&host, "a");
     kill(Pid::from_raw(host.pod("a").keeper()), Signal::SIGKILL).expect("kill keeper");
-    wait_for("another instance", || {
-        (running(&host) == ["a"]).then(|| instance(&host, "a")).filter(|now| now.1 != before.1)
-    });
+    another(&host, before.1);
     // By hand it can be deleted, and is made again, as the manifest is still there.
     let before = instance(&host, "a");
-    host.ok(&["delete", "a"]);
-    wait_for("another instance", || {
-        (running(&host) == ["a"]).then(|| instance(&host, "a")).filter(|now| now.1 != before.1)
-    });
+    host.ok(&["delete", "a", "--wait=false"]);
+    another(&host, before.1);
     assert_eq!(host.pod("once").record().created_at, once.created_at, "it has ended for good");
     put(
         &dir,

@@ -18,7 +18,7 @@ fn limited(memory: &str) -> Value {
 }
 
 /// A manifest whose container `c` loses one process at a time.
-fn single(name: &str, spec: Value) -> String {
+pub(super) fn single(name: &str, spec: Value) -> String {
     let mut pod: Value = serde_json::from_str(&manifest(name, spec)).expect("a manifest is JSON");
     pod["metadata"]["annotations"] = json!({"husk.dev/oom-single-process": "c"});
     pod.to_string()

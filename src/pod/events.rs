@@ -214,6 +214,13 @@ pub fn apply_hook_end(
     true
 }
 
+/// A sentence of ours about an end and what the container has left as its message, as the kubelet puts a runtime's and a container's together; either may
+/// be empty.
+pub fn end_text(ours: &str, said: &str) -> String {
+    let between = if ours.is_empty() || said.is_empty() { "" } else { ": " };
+    format!("{ours}{between}{said}")
+}
+
 /// `reason` of an end that a failed postStart hook has brought.
 const POST_START_HOOK_ERROR: &str = "PostStartHookError";
 
@@ -235,8 +242,7 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, mut exi
     let why = c.stop.take().map(|stop| stop.why);
     if let (Some(StopWhy::PostStart), Some(run)) = (why, &c.hook) {
         POST_START_HOOK_ERROR.clone_into(&mut exit.reason);
-        let said = [run.failure.as_str(), &exit.message];
-        exit.message = said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
+        exit.message = end_text(&run.failure, &exit.message);
     }
     if restarted && matches!(why, Some(StopWhy::Resize | StopWhy::Restart)) {
         // Not a failure, whatever the exit code: no back-off.
@@ -295,11 +301,16 @@ fn backs_off(record: &PodRecord, c: &mut Container) -> bool {
     delay_ms > 0
 }
 
-/// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s, or to what the pod says. `updated_boot_ns` is when that restart comes.
-fn next_backoff(record: &PodRecord, current: Option<&Backoff>, finished_boot_ns: u64) -> Backoff {
+/// The longest back-off of a pod's containers: the kubelet's, or what the pod says.
+pub fn longest_backoff_ms(record: &PodRecord) -> u64 {
     // It was checked when the pod was made.
     let asked = manifest::annotations::max_container_restart_period(&record.pod).ok().flatten();
-    let max_ms = asked.map_or(BACKOFF_MAX_MS, |seconds| seconds * 1000);
+    asked.map_or(BACKOFF_MAX_MS, |seconds| seconds * 1000)
+}
+
+/// The delay before the restart that follows an exit: none for the first, then 10 s doubling to 300 s, or to what the pod says. `updated_boot_ns` is when that restart comes.
+fn next_backoff(record: &PodRecord, current: Option<&Backoff>, finished_boot_ns: u64) -> Backoff {
+    let max_ms = longest_backoff_ms(record);
     let delay_ms = match current {
         None => 0,
         Some(b) if finished_boot_ns.saturating_sub(b.updated_boot_ns) > BACKOFF_FORGET_NS => 0,

@@ -29,11 +29,12 @@ pub use event_object::{EVENT_SOURCE, event_to_v1};
 pub use events::{
     OOM_KILLED, Process, apply_anew, apply_deadline, apply_ending, apply_exit, apply_finish, apply_hook_begun,
     apply_hook_end, apply_initialized, apply_new_sandbox, apply_oom_kills, apply_sandbox_end, apply_start,
-    apply_stopping, exit_reason, initial, oom_text, pod_text, request_delete, request_resize, request_stop,
+    apply_stopping, end_text, exit_reason, initial, longest_backoff_ms, oom_text, pod_text, request_delete,
+    request_resize, request_stop,
 };
 pub use rules::{
-    accepts_containers, active_deadline_boot_ns, grace_seconds, hooked, is_ending, is_over, ready, recreates, refusal,
-    restarts_on_failure, started,
+    GRACE_FLOOR_SECONDS, SECOND_NS, accepts_containers, active_deadline_boot_ns, ended, grace_seconds, hooked,
+    is_ending, is_over, ready, recreates, refusal, restarts_on_failure, started,
 };
 pub use status::{Liveness, Phase, apply_conditions, oom_kills, phase, printable_status, set_condition, to_v1};
 pub use stop::hook_overtime;

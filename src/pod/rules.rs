@@ -6,10 +6,11 @@ use crate::state::record::{
     Status,
 };
 
-pub(super) const SECOND_NS: u64 = 1_000_000_000;
+/// Nanoseconds.
+pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// The kubelet's floor: nobody is killed sooner than this after the stop signal, unless by force.
-pub(super) const GRACE_FLOOR_SECONDS: u64 = 2;
+pub const GRACE_FLOOR_SECONDS: u64 = 2;
 
 /// `spec.terminationGracePeriodSeconds`.
 pub fn grace_seconds(record: &PodRecord) -> u64 {
@@ -154,7 +155,7 @@ pub(super) fn any_running(status: &Status) -> bool {
 }
 
 /// How the newest finished instance ended, if nothing runs and there was one.
-pub(super) fn ended(c: &Container) -> Option<&Exit> {
+pub fn ended(c: &Container) -> Option<&Exit> {
     match &c.state {
         State::Terminated(exit) => Some(exit),
         State::Waiting { .. } => c.last.as_ref(),

@@ -110,7 +110,7 @@ pub(super) fn stop_one(
 /// A sidecar stops when no regular container runs any more, and no sidecar that was started after it.
 fn is_turn(record: &PodRecord, status: &Status, index: usize) -> bool {
     !status.containers.iter().enumerate().any(|(other, c)| {
-        let first = c.kind != ContainerKind::Ephemeral && !is_sidecar(record, other) || other > index;
+        let first = !is_sidecar(record, other) || other > index;
         is_running(c) && c.kind != ContainerKind::Ephemeral && other != index && first
     })
 }

@@ -353,19 +353,33 @@ pub fn doom(pid: i32) -> Result<Doom, Error> {
     /// See `include/linux/sched.h`.
     const PF_EXITING: u64 = 4;
     let Some(stat) = stat(pid)? else { return Ok(Doom::Dying) };
-    let fields: Vec<&str> = after_name(&stat).collect();
-    let number = |index: usize| fields.get(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    // proc_pid_stat(5): state, flags, and the main thread's pending signals.
-    let (dead, flags, pending) = (matches!(fields.first(), Some(&("Z" | "X"))), number(6), number(28));
-    let killed = pending & (1 << (libc::SIGKILL - 1)) != 0;
-    Ok(if dead || flags & PF_EXITING != 0 || killed { Doom::Dying } else { Doom::Living })
+    let mut fields = after_name(&stat);
+    // proc_pid_stat(5): state and flags.
+    let dead = matches!(fields.next(), Some("Z" | "X"));
+    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    if dead || flags & PF_EXITING != 0 {
+        return Ok(Doom::Dying);
+    }
+    // What is pending for the whole process stays so when its thread has taken the signal, until it is exiting.
+    let Some(status) = of_process(pid, "status", 8192)? else { return Ok(Doom::Dying) };
+    let killed = status.lines().any(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    });
+    Ok(if killed { Doom::Dying } else { Doom::Living })
 }
 
 /// `/proc/<pid>/stat`; `None` when there is no such process.
 fn stat(pid: i32) -> Result<Option<String>, Error> {
-    let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    match file::read_text(&path, 512) {
-        Ok(stat) => Ok(Some(stat)),
+    of_process(pid, "stat", 512)
+}
+
+/// A file of `/proc/<pid>`; `None` when there is no such process.
+fn of_process(pid: i32, name: &str, room: usize) -> Result<Option<String>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    match file::read_text(&path, room) {
+        Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(e) => Err(Error::io("read", &path, &e)),
     }
@@ -435,6 +449,19 @@ mod tests {
         assert!(read_record::<record::Status>(&dir.join("y.json")).unwrap().is_none());
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn who_lives_is_not_dying_and_who_is_gone_is() {
+        let is = |pid: i32| doom(pid).expect("it can be read");
+        assert_eq!(is(std::process::id().cast_signed()), Doom::Living);
+        assert_eq!(is(i32::MAX), Doom::Dying);
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("spawn");
+        let pid = child.id().cast_signed();
+        assert_eq!(is(pid), Doom::Living);
+        child.kill().expect("kill");
+        assert_eq!(is(pid), Doom::Dying, "killed or a zombie");
+        child.wait().expect("wait");
     }
 
     #[test]

@@ -85,8 +85,7 @@ impl Pod {
             exit_code,
             signal,
             reason: reason.into(),
-            // As the kubelet puts a runtime's message and a container's together.
-            message: [own, said].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": "),
+            message: pod::end_text(&own, &said),
             started_at: Some(started_at),
             finished_at: time.wall,
             finished_boot_ns: time.boot_ns,

@@ -327,6 +327,9 @@ impl Pod {
                 }
                 return Ok(decision.wake_boot_ns);
             }
+            // Only a sandbox that is still wanted has a time to try again.
+            let retry = self.sandbox_retry_boot_ns.filter(|_| decision.actions.contains(&Action::NewSandbox));
+            let wake_boot_ns = decision.wake_boot_ns.into_iter().chain(retry).min();
             let stops = stops(&decision.actions);
             if stops.len() > 1 {
                 // Recorded together.
@@ -339,7 +342,7 @@ impl Pod {
                 }
             }
             if self.status == before {
-                return Ok(decision.wake_boot_ns);
+                return Ok(wake_boot_ns);
             }
         }
     }
@@ -391,10 +394,7 @@ impl Pod {
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
         self.probe().await;
         let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
-        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next(), self.sandbox_retry_boot_ns]
-            .into_iter()
-            .flatten()
-            .min();
+        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next()].into_iter().flatten().min();
         let until = wake_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
             Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))

@@ -8,14 +8,11 @@ use super::reason::Case;
 use super::{LastProbe, Stage};
 use crate::cli::span;
 use crate::manifest;
-use crate::pod;
+use crate::pod::{self, GRACE_FLOOR_SECONDS, SECOND_NS};
 use crate::probe::Kind;
 use crate::state::events::{self, Event};
 use crate::state::record::{Container, ContainerKind, Exit, Hook, HookRun, State, StopWhy};
 
-/// Nobody is killed sooner than this after the stop signal, unless by force.
-const FLOOR_NS: u64 = 2_000_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
 /// So many lines of what a container has left as its message are told, the last ones.
 const MESSAGE_LINES: usize = 5;
 
@@ -85,12 +82,8 @@ impl Case<'_> {
     /// `container main ended with exit code 3, 4s ago, after it had run for 1s`
     pub(super) fn how_ended(&self, index: usize) -> String {
         let c = &self.facts.status.containers[index];
-        let exit = match &c.state {
-            State::Terminated(exit) => Some(exit),
-            _ => c.last.as_ref(),
-        };
         let noun = self.noun(index);
-        let Some(exit) = exit else { return format!("{noun} has not ended") };
+        let Some(exit) = newest_end(c) else { return format!("{noun} has not ended") };
         let ago = self.since(exit.finished_at);
         let Some(started) = exit.started_at else {
             return format!("{noun} could not be started, {ago} ago: {}", exit.message);
@@ -117,13 +110,7 @@ impl Case<'_> {
     /// What is known of an end besides how it was.
     pub(super) fn after_end(&mut self, index: usize) {
         let c = &self.facts.status.containers[index];
-        let exit = match &c.state {
-            State::Terminated(exit) => exit,
-            _ => match &c.last {
-                Some(exit) => exit,
-                None => return,
-            },
-        };
+        let Some(exit) = newest_end(c) else { return };
         let name = Some(c.name.as_str());
         let noun = self.noun(index);
         if exit.started_at.is_some() && !exit.message.is_empty() {
@@ -163,7 +150,7 @@ impl Case<'_> {
         let start = u64::from(exit.attempt) + 2;
         self.at(due, Some(&c.name), format!("{noun} is started for the {} time", ordinal(start)));
         if delay_ms > 0 {
-            let after = (delay_ms * 2).min(BACKOFF_MAX_MS) / 1000;
+            let after = (delay_ms * 2).min(pod::longest_backoff_ms(&self.facts.record)) / 1000;
             let text = format!("if {noun} fails again, the next start is {} after that", span::age(after as i64));
             self.then(Some(&c.name), text);
         }
@@ -379,7 +366,8 @@ impl Case<'_> {
         let noun = self.noun(index);
         let name = Some(c.name.as_str());
         let asked = c.stopping_since_boot_ns;
-        let floor = asked.filter(|_| !no_floor).map_or(0, |since| since.saturating_add(FLOOR_NS));
+        let floor =
+            asked.filter(|_| !no_floor).map_or(0, |since| since.saturating_add(GRACE_FLOOR_SECONDS * SECOND_NS));
         let kill = deadline_boot_ns.max(floor);
         let running_hook = c.hook.as_ref().filter(|hook| hook.hook == Hook::PreStop && !hook.done);
         let doing = match (running_hook, asked) {
@@ -443,8 +431,10 @@ impl Case<'_> {
     }
 }
 
-/// The longest back-off.
-const BACKOFF_MAX_MS: u64 = 300_000;
+/// How the last instance that has ended did so, also while another one runs.
+fn newest_end(c: &Container) -> Option<&Exit> {
+    pod::ended(c).or(c.last.as_ref())
+}
 
 /// Whether an event was last seen while that instance lived, to the second.
 fn within(event: &Event, exit: &Exit) -> bool {

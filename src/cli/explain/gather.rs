@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use super::{Detail, LogTail};
 use crate::cli::log_reader::LogReader;
 use crate::cli::{Context, Error, liveness};
-use crate::pod::{Liveness, Now};
+use crate::pod::{self, Liveness, Now};
 use crate::state::events::Event;
-use crate::state::record::{Container, ContainerRecord, Exit, MountRecord, MountSource, PodRecord, State, Status};
+use crate::state::record::{Container, ContainerRecord, MountRecord, MountSource, PodRecord, State, Status};
 use crate::state::{PodEntry, start_ticks};
 
 /// So many lines of a log are shown.
@@ -206,17 +206,9 @@ fn listening(table: &str, state: &str, into: &mut BTreeMap<u16, bool>) {
     }
 }
 
-/// The last instance of a container that does not run.
-fn ended(c: &Container) -> Option<&Exit> {
-    match &c.state {
-        State::Terminated(exit) => Some(exit),
-        State::Waiting { .. } => c.last.as_ref(),
-        State::Running { .. } => None,
-    }
-}
-
 fn log(record: &PodRecord, status: &Status) -> Option<LogTail> {
-    let failed = status.containers.iter().filter_map(|c| Some((c, ended(c)?))).filter(|(_, exit)| exit.exit_code != 0);
+    let failed =
+        status.containers.iter().filter_map(|c| Some((c, pod::ended(c)?))).filter(|(_, exit)| exit.exit_code != 0);
     let (c, exit) = failed.max_by_key(|(_, exit)| exit.finished_boot_ns)?;
     let directory = Path::new(&record.log_dir).join(&c.name);
     let mut lines = VecDeque::new();

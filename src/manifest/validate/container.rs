@@ -40,12 +40,13 @@ pub(super) fn check(c: &Container, path: &str, pod: &Pod, spec: &PodSpec, volume
     check_image(image.as_deref().unwrap_or_default(), at("image"), r);
     r.refuse(at("envFrom"), any(env_from));
     lifecycle::check(c, path, spec, r);
-    if spec.init_containers.iter().flatten().any(|init| init.name == c.name) && !lifecycle::is_sidecar(c) {
+    let plain_init = lifecycle::is_plain_init(c, path);
+    if plain_init {
         probe::refuse_all(c, path, r);
     } else {
         probe::check_all(c, path, r);
     }
-    check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), c, spec, r);
+    check_resize_policy(resize_policy.as_deref().unwrap_or_default(), &at("resizePolicy"), plain_init, spec, r);
     r.refuse(at("volumeDevices"), any(volume_devices));
 
     r.word(at("imagePullPolicy"), image_pull_policy, &["Always", "IfNotPresent", "Never"]);
@@ -188,9 +189,14 @@ pub(super) fn check_host_ports(c: &Container, path: &str, taken: &mut BTreeSet<H
     }
 }
 
-fn check_resize_policy(policies: &[ContainerResizePolicy], path: &str, c: &Container, spec: &PodSpec, r: &mut Report) {
-    let init = spec.init_containers.iter().flatten().any(|init| init.name == c.name);
-    if !policies.is_empty() && init && !lifecycle::is_sidecar(c) {
+fn check_resize_policy(
+    policies: &[ContainerResizePolicy],
+    path: &str,
+    plain_init: bool,
+    spec: &PodSpec,
+    r: &mut Report,
+) {
+    if !policies.is_empty() && plain_init {
         return r.add(path, "must not be set for an init container, which is not started again once it has ended");
     }
     let mut names = BTreeSet::new();

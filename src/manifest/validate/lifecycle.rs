@@ -16,17 +16,16 @@ const SIGNALS: &[&str] = &[
     "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
 ];
 
-/// An init container that shall run as long as the pod does.
-pub(super) fn is_sidecar(c: &Container) -> bool {
-    c.restart_policy.as_deref() == Some("Always")
+/// An init container at this path whose end the others wait for: not one that shall run as long as the pod does.
+pub(super) fn is_plain_init(c: &Container, path: &str) -> bool {
+    path.starts_with("spec.initContainers") && c.restart_policy.as_deref() != Some("Always")
 }
 
 pub(super) fn check(c: &Container, path: &str, spec: &PodSpec, r: &mut Report) {
     let at = |field: &str| format!("{path}.{field}");
-    let init = path.starts_with("spec.initContainers");
     check_restart(c, path, r);
     let Some(lifecycle) = &c.lifecycle else { return };
-    if init && !is_sidecar(c) {
+    if is_plain_init(c, path) {
         return r.add(at("lifecycle"), "must not be set for an init container without restartPolicy Always");
     }
     let Lifecycle { post_start, pre_stop, stop_signal } = lifecycle;

@@ -105,11 +105,16 @@ fn a_raised_limit_lets_it_allocate_what_was_fatal_before() {
     text["metadata"]["annotations"] = json!({"husk.dev/oom-single-process": "c"});
     let pod = host.run("grow", &text.to_string());
     let hungry = "head -c 50000000 /dev/zero | tail -c 60000000 | wc -c";
-    assert_eq!(pod.try_sh("c", hungry).out().trim(), "0", "50 MB fit into 32 MiB");
+    // Of those who share the limit the kernel takes whom it likes: the one who holds it all, or its reader, too.
+    let fails = |why: &str| {
+        let output = pod.try_sh("c", hungry);
+        assert!(matches!((output.out().trim(), output.code), ("0", Some(0)) | ("", Some(1..))), "{why}: {output}");
+    };
+    fails("50 MB fit into 32 MiB");
     host.ok(&["update", "grow", "--memory", "96Mi"]);
     assert_eq!(pod.sh("c", hungry).trim(), "50000000");
     host.ok(&["update", "grow", "--memory", "32Mi"]);
-    assert_eq!(pod.try_sh("c", hungry).out().trim(), "0", "the lower limit is not enforced");
+    fails("the lower limit is not enforced");
 }
 
 #[test]

@@ -36,7 +36,11 @@ impl Pod {
             networked(pending).await?;
         }
         let from = clock_ns();
-        let status = network::attach(&self.roots, &self.record, pause)?;
+        let status = network::attach(&self.roots, &self.record, pause).map_err(|e| match pending.next() {
+            // A pause that fails takes its namespace with it: what it said of itself is the reason, not that it is gone.
+            Err(first) => Error::Host { what: first.to_string() },
+            Ok(_) => e,
+        })?;
         self.step(Kind::Network, from);
         Ok(status)
     }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use husk_oci::sys::random;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, EphemeralContainer, Pod, SecurityContext, VolumeMount,
 };
@@ -194,7 +195,7 @@ impl Debug {
         let Some(image) = &self.image else {
             return Err(Error::usage("--image: needed for the container that is added"));
         };
-        let name = self.name.clone().unwrap_or_else(debugger);
+        let name = self.name.clone().map_or_else(debugger, Ok)?;
         let asked = EphemeralContainer {
             name: name.clone(),
             image: Some(image.clone()),
@@ -285,7 +286,7 @@ impl Debug {
             (Some(index), _) => index,
             (None, Some(_)) => {
                 spec.containers
-                    .push(Container { name: self.name.clone().unwrap_or_else(debugger), ..Container::default() });
+                    .push(Container { name: self.name.clone().map_or_else(debugger, Ok)?, ..Container::default() });
                 spec.containers.len() - 1
             }
             (None, None) if self.name.is_some() => {
@@ -363,9 +364,9 @@ fn invalid(errors: &manifest::Errors) -> Error {
 }
 
 /// A name that nobody has thought of.
-fn debugger() -> String {
+fn debugger() -> Result<String, Error> {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let random = uuid::Uuid::new_v4();
-    let letters = random.as_bytes().iter().take(5).map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]));
-    format!("debugger-{}", letters.collect::<String>())
+    let random = random::bytes::<5>().map_err(|e| Error::failed(format!("choose a name: {e}; give one with --name")))?;
+    let letters = random.iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]));
+    Ok(format!("debugger-{}", letters.collect::<String>()))
 }

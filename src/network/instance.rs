@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use husk_oci::sys::random;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +200,7 @@ impl Home<'_> {
                 }
                 Wanted::Auto => {
                     let before = earlier.and_then(|e| e.ranges.iter().find(|r| r.is_ipv4() == ipv4));
-                    let all = before.copied().into_iter().chain(candidates(self.name, ipv4));
+                    let all = before.copied().into_iter().chain(candidates(self.name, ipv4)?);
                     let free = { all }.find(|range| !taken.iter().any(|t| t.overlaps(range)));
                     ranges.push(free.ok_or_else(|| {
                         Error::refused(format!(
@@ -290,22 +291,21 @@ fn overlap<'a>(instance: &Instance, taken: &'a [Range]) -> Option<&'a Range> {
 }
 
 /// Ranges to choose from: private ones that few others choose, in an order that is the instance's own, so that two seldom choose one.
-fn candidates(name: &str, ipv4: bool) -> Vec<Range> {
+fn candidates(name: &str, ipv4: bool) -> Result<Vec<Range>, Error> {
     let seed = hash(name.as_bytes());
     if ipv4 {
         let start = if name == "husk" { 0 } else { seed % 96 };
         let ten = (0..96).map(|i| IpAddr::from([10, 129 + ((start + i) % 96) as u8, 0, 0]));
         let rest = (16..32).rev().map(|i| IpAddr::from([172, i, 0, 0]));
-        return ten.chain(rest).filter_map(|ip| Range::around(ip, 16)).collect();
+        return Ok(ten.chain(rest).filter_map(|ip| Range::around(ip, 16)).collect());
     }
     // RFC 4193 wants 40 random bits, so that two sites that meet one day do not meet in these.
-    let random = uuid::Uuid::new_v4().as_u128();
+    let random = u128::from_ne_bytes(random::bytes().map_err(|e| Error::sys("choose a range of IPv6 addresses", e))?);
     let range = |bits: u128| {
-        // The low 40 bits of a random uuid are all random.
         let site = bits & ((1 << 40) - 1);
         Range::around(IpAddr::from(((0xfd_u128 << 120) | (site << 80)).to_be_bytes()), 64)
     };
-    [random, random >> 80].into_iter().filter_map(range).collect()
+    Ok([random, random >> 80].into_iter().filter_map(range).collect())
 }
 
 fn uplink_mtu(socket: &Socket) -> Result<Option<u32>, Error> {
@@ -441,7 +441,7 @@ mod tests {
     #[test]
     fn candidates_are_private_and_whole() {
         for name in ["husk", "husk-0badcafe"] {
-            let ipv4 = candidates(name, true);
+            let ipv4 = candidates(name, true).unwrap();
             assert_eq!(ipv4.len(), 112);
             for range in &ipv4 {
                 let IpAddr::V4(base) = range.base() else { panic!("{range}") };
@@ -449,14 +449,14 @@ mod tests {
                 assert_eq!(ipv4.iter().filter(|r| r.overlaps(range)).count(), 1, "{range}");
             }
         }
-        let ipv6 = candidates("husk", false);
+        let ipv6 = candidates("husk", false).unwrap();
         for range in &ipv6 {
             let text = range.to_string();
             assert!(text.starts_with("fd") && range.prefix() == 64, "{text}");
             let IpAddr::V6(base) = range.base() else { panic!("{range}") };
             assert_eq!(base.segments()[3], 0, "{text}: the subnet is ours to number");
         }
-        assert_ne!(candidates("husk", false), ipv6);
-        assert_ne!(candidates("husk", true)[0], candidates("husk-0badcafe", true)[0]);
+        assert_ne!(candidates("husk", false).unwrap(), ipv6);
+        assert_ne!(candidates("husk", true).unwrap()[0], candidates("husk-0badcafe", true).unwrap()[0]);
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use husk_oci::sys::process;
+use husk_oci::sys::{process, random};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Error, Settings, apparmor, container, keeper, limits, network, remove, resolve, sandbox, scope};
@@ -63,7 +63,10 @@ fn resolve_and_run(
     source: Option<Source>,
 ) -> Result<RunOutcome, Error> {
     let times = RunTimes { begun: BEGUN.swap(0, Ordering::Relaxed), parsed: clock_ns(), ..RunTimes::default() };
-    pod.metadata.uid.get_or_insert_with(|| uuid::Uuid::new_v4().to_string());
+    if pod.metadata.uid.is_none() {
+        let bytes = random::bytes().map_err(|e| Error::sys("choose the pod's uid", e))?;
+        pod.metadata.uid = Some(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string());
+    }
     let store = Store::open(&roots.root).map_err(|e| Error::Host { what: e.to_string() })?;
     // Until the record says that the pod uses them, nobody may remove its images.
     let _held = store.hold().map_err(|e| Error::Host { what: e.to_string() })?;

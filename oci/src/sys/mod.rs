@@ -4,7 +4,7 @@
 //! * Nothing here allocates, logs or takes a lock: a child may call everything between `clone3(2)` and `execve(2)`.
 //! * No policy and no invented path. Multiplexed calls are cut up into one function per meaning.
 //!
-//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`seccomp`], [`bpf`], [`term`], [`clock`], [`xattr`].
+//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`random`], [`seccomp`], [`bpf`], [`term`], [`clock`], [`xattr`].
 #![allow(unsafe_code)]
 
 pub mod bpf;
@@ -16,6 +16,7 @@ pub mod mount;
 pub mod net;
 pub mod path;
 pub mod process;
+pub mod random;
 pub mod seccomp;
 pub mod socket;
 pub mod term;

@@ -9,7 +9,7 @@ use super::{Context, Error, NetworkOption, run};
 use crate::manifest::{Difference, InPlace, comparable, difference};
 use crate::network::Mode;
 use crate::runtime::{self, DeleteOptions, Settings};
-use crate::state::record::{Amendment, Owner};
+use crate::state::record::Owner;
 use crate::state::{self, Listed, PodEntry};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -109,7 +109,12 @@ impl Apply {
         }
         let reasons = match difference {
             Difference::None => return Ok(Step::Nothing),
-            Difference::InPlace(change) if !ended => return Ok(Step::Change(Box::new(entry), change)),
+            Difference::InPlace(change) if !ended => {
+                if !change.images.is_empty() {
+                    run::resolve(context, settings, std::slice::from_ref(pod))?;
+                }
+                return Ok(Step::Change(Box::new(entry), change));
+            }
             Difference::InPlace(_) => vec!["it has ended, and what has ended cannot be changed".to_owned()],
             Difference::Replace(reasons) => reasons,
         };
@@ -186,14 +191,8 @@ fn work(context: &Context, settings: &Settings, pod: Pod, step: Step) -> Result<
             for (container, amounts) in change.resizes {
                 runtime::update::update(roots, &entry, Some(container), amounts)?;
             }
-            if change.amend {
-                let amendment = Amendment {
-                    labels: pod.metadata.labels,
-                    annotations: pod.metadata.annotations,
-                    active_deadline_seconds: pod.spec.and_then(|s| s.active_deadline_seconds),
-                    source: None,
-                };
-                runtime::update::amend(roots, &entry, &amendment)?;
+            if change.amend || !change.images.is_empty() {
+                runtime::update::amend(roots, &entry, &pod, None, &change.images)?;
             }
             Ok(Vec::new())
         }

@@ -366,7 +366,8 @@ fn invalid(errors: &manifest::Errors) -> Error {
 /// A name that nobody has thought of.
 fn debugger() -> Result<String, Error> {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let random = random::bytes::<5>().map_err(|e| Error::failed(format!("choose a name: {e}; give one with --name")))?;
+    let random =
+        random::bytes::<5>().map_err(|e| Error::failed(format!("choose a name: {e}; give one with --name")))?;
     let letters = random.iter().map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]));
     Ok(format!("debugger-{}", letters.collect::<String>()))
 }

@@ -224,7 +224,10 @@ mod tests {
     struct Scratch(std::path::PathBuf);
     impl Scratch {
         fn new() -> Scratch {
-            Scratch(std::env::temp_dir().join(format!("husk-cri-host-{}", u64::from_ne_bytes(husk_oci::sys::random::bytes().unwrap()))))
+            Scratch(
+                std::env::temp_dir()
+                    .join(format!("husk-cri-host-{}", u64::from_ne_bytes(husk_oci::sys::random::bytes().unwrap()))),
+            )
         }
         fn service(&self) -> HostService {
             let roots = Roots::new(&self.0.join("root"), &self.0.join("state")).unwrap();

@@ -119,7 +119,7 @@ mod tests {
     fn what_was_left_out_is_filled_in() {
         let pod = defaulted(
             "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {volumes: [{name: v}, {name: h, hostPath: {path: /}}], containers: [{name: c, image: 'x:latest', \
-             ports: [{containerPort: 80}], env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}], resources: {limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 500m}}}]}}",
+             livenessProbe: {httpGet: {port: 80}}, ports: [{containerPort: 80}], env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name}}}], resources: {limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 500m}}}]}}",
         );
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         let spec = pod.spec.expect("spec");
@@ -127,6 +127,12 @@ mod tests {
         assert_eq!(spec.termination_grace_period_seconds, Some(30));
         assert_eq!(spec.dns_policy.as_deref(), Some("ClusterFirst"));
         assert_eq!(spec.enable_service_links, Some(true));
+        let probe = spec.containers[0].liveness_probe.clone().expect("a probe");
+        let numbers = [probe.timeout_seconds, probe.period_seconds, probe.success_threshold, probe.failure_threshold];
+        assert_eq!(numbers, [Some(1), Some(10), Some(1), Some(3)]);
+        assert_eq!(probe.initial_delay_seconds.unwrap_or(0), 0);
+        let action = probe.http_get.expect("an action");
+        assert_eq!((action.path.as_deref(), action.scheme.as_deref()), (Some("/"), Some("HTTP")));
         let volumes = spec.volumes.expect("volumes");
         assert_eq!(volumes[0].empty_dir, Some(EmptyDirVolumeSource::default()));
         assert!(volumes[1].empty_dir.is_none());

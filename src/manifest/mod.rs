@@ -23,7 +23,7 @@ pub use defaults::default;
 pub use parse::{Error, ErrorKind, MAX_BYTES, MAX_DEPTH, parse, parse_list};
 pub use qos::{QosClass, limited_swap, memory_high, oom_score_adj, qos_class};
 pub use quantity::{Quantity, QuantityError, quantity};
-pub use resize::{Amounts, Change, container, resize, set_resources};
+pub use resize::{Amounts, Change, container, resize, set_image, set_resources};
 pub use resources::{Resources, effective_resources, hugepage_size, pod_resources, resources, total};
 pub use selector::{Selector, SelectorError, selector};
 pub use validate::{Errors, FieldError, condition_type, validate, validate_ephemeral};

@@ -34,10 +34,21 @@ pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
 }
 
+fn container_mut<'a>(pod: &'a mut Pod, name: &str) -> Option<&'a mut Container> {
+    let spec = pod.spec.as_mut()?;
+    spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).find(|c| c.name == name)
+}
+
+/// Gives a container another image; without such a container nothing is changed.
+pub fn set_image(pod: &mut Pod, name: &str, image: &str) {
+    if let Some(c) = container_mut(pod, name) {
+        c.image = Some(image.to_owned());
+    }
+}
+
 /// Gives a container other resources; without such a container nothing is changed.
 pub fn set_resources(pod: &mut Pod, name: &str, resources: ResourceRequirements) {
-    let Some(spec) = &mut pod.spec else { return };
-    if let Some(c) = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).find(|c| c.name == name) {
+    if let Some(c) = container_mut(pod, name) {
         c.resources = Some(resources);
     }
 }

@@ -2,8 +2,8 @@
 
 use super::ephemeral;
 use super::rules::{
-    SECOND_NS, active_deadline_boot_ns, any_running, begun, closing, ended, is_running, is_sidecar, recreates,
-    sandbox_alive, settled, started,
+    SECOND_NS, active_deadline_boot_ns, any_running, begun, closing, ended, is_running, is_sidecar, pod_settled,
+    recreates, sandbox_alive, settled, started,
 };
 use super::stop::{Given, stop_all, stop_one};
 use crate::state::record::{Container, ContainerKind, Deletion, Hook, HookRun, PodRecord, State, Status};
@@ -131,7 +131,8 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
         };
     }
     let active_deadline = active_deadline_boot_ns(record, status, now);
-    if active_deadline.is_some_and(|deadline| now.boot_ns >= deadline) {
+    // What has come to its end stays what it has become, however long its sandbox takes to go.
+    if active_deadline.is_some_and(|deadline| now.boot_ns >= deadline) && !pod_settled(record, status) {
         return Decision::now(Action::Expire);
     }
     let mut decision = match &status.restarting_all {

@@ -65,6 +65,7 @@ impl Container {
             oom_kills: 0,
             ephemeral: None,
             made_of: None,
+            next: None,
         }
     }
 
@@ -244,7 +245,7 @@ pub fn apply_exit(record: &PodRecord, status: &mut Status, index: usize, mut exi
         POST_START_HOOK_ERROR.clone_into(&mut exit.reason);
         exit.message = end_text(&run.failure, &exit.message);
     }
-    if restarted && matches!(why, Some(StopWhy::Resize | StopWhy::Restart)) {
+    if restarted && matches!(why, Some(StopWhy::Resize | StopWhy::Restart | StopWhy::Image)) {
         // Not a failure, whatever the exit code: no back-off.
         c.backoff = None;
         c.state = State::Waiting { reason: "ContainerCreating".to_owned(), message: String::new() };
@@ -443,9 +444,10 @@ pub fn request_delete(
     let given_seconds = if force { 0 } else { grace_seconds.max(GRACE_FLOOR_SECONDS) };
     let deadline_boot_ns = now.boot_ns.saturating_add(given_seconds.saturating_mul(SECOND_NS));
     match &mut status.deletion {
-        Some(earlier) if deadline_boot_ns >= earlier.deadline_boot_ns => false,
+        // By force takes the floor of two seconds away, too, in which a container may be whose deadline has passed.
+        Some(earlier) if deadline_boot_ns >= earlier.deadline_boot_ns && (!force || earlier.force) => false,
         Some(earlier) => {
-            earlier.deadline_boot_ns = deadline_boot_ns;
+            earlier.deadline_boot_ns = earlier.deadline_boot_ns.min(deadline_boot_ns);
             earlier.grace_seconds = earlier.grace_seconds.min(grace_seconds);
             earlier.force |= force;
             true

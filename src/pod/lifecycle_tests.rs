@@ -498,6 +498,18 @@ fn an_active_deadline_may_come_while_the_pod_lives_and_counts_from_its_start() {
     assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Failed);
 }
 
+#[test]
+fn what_has_ended_in_time_is_no_failure_when_its_sandbox_goes_late() {
+    let mut r = record("Never", 0, 1);
+    r.pod.spec.as_mut().expect("spec").active_deadline_seconds = Some(60);
+    let mut s = running(&r);
+    apply_exit(&r, &mut s, 0, exit(0, 0, 59 * SECOND));
+    for at in [59, 60, 100] {
+        assert_eq!(actions(&r, &s, at * SECOND), [Action::EndSandbox], "{at}");
+        assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Succeeded);
+    }
+}
+
 /// With an ephemeral container that was added and not started.
 fn with_ephemeral(r: &mut PodRecord, s: &mut Status) -> usize {
     let made_of = ContainerRecord { name: "e".to_owned(), kind: ContainerKind::Ephemeral, ..r.containers[0].clone() };

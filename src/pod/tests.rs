@@ -320,6 +320,14 @@ fn grace_has_a_floor_unless_by_force_and_only_shrinks() {
     assert_eq!((d.deadline_boot_ns, d.grace_seconds, d.requested_at), (6 * SECOND, 5, at(0).wall));
     assert!(request_delete(&mut s, 30, None, true, at(2 * SECOND)));
     assert_eq!(s.deletion.expect("set").deadline_boot_ns, 2 * SECOND);
+    // In the two seconds after the deadline, too, force is force.
+    let mut s = fresh(&r);
+    request_delete(&mut s, 30, Some(5), false, at(0));
+    assert!(!request_delete(&mut s, 30, Some(5), false, at(6 * SECOND)));
+    assert!(request_delete(&mut s, 30, None, true, at(6 * SECOND)));
+    let d = s.deletion.clone().expect("set");
+    assert_eq!((d.deadline_boot_ns, d.grace_seconds, d.force), (5 * SECOND, 0, true));
+    assert!(!request_delete(&mut s, 30, None, true, at(6 * SECOND)));
     let mut s = fresh(&r);
     assert!(request_delete(&mut s, 30, Some(u64::MAX), false, at(1)));
     assert_eq!(s.deletion.as_ref().expect("set").deadline_boot_ns, u64::MAX);
@@ -361,6 +369,14 @@ fn a_dead_pod_shows_what_nobody_saw() {
     assert_eq!(printable_status(&pod), "ContainerStatusUnknown");
     assert_eq!(condition(&pod, "PodReadyToStartContainers").0, "False");
 
+    // Of one that ran when the host went down nobody knows.
+    let pod = to_v1(&r, &s, Liveness::OtherBoot);
+    assert_eq!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Unknown"));
+    for kind in ["Ready", "ContainersReady"] {
+        let (is, why) = condition(&pod, kind);
+        assert!(is == "False" && why.is_some(), "{kind}: {is} {why:?}");
+    }
+
     // One that had succeeded before anybody could write so down has succeeded all the same.
     let r = record("Never", 0, 1);
     let mut s = fresh(&r);
@@ -369,6 +385,9 @@ fn a_dead_pod_shows_what_nobody_saw() {
     apply_exit(&r, &mut s, 0, exit(0, 0, 1));
     let status = to_v1(&r, &s, Liveness::Dead).status.expect("status");
     assert_eq!((status.phase.as_deref(), status.reason), (Some("Succeeded"), None));
+    let pod = to_v1(&r, &s, Liveness::Dead);
+    assert_eq!(condition(&pod, "Ready"), ("False".to_owned(), Some("PodCompleted".to_owned())));
+    assert_eq!(condition(&pod, "Initialized"), ("True".to_owned(), Some("PodCompleted".to_owned())));
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! `husk delete`: asks the pod's supervisor, or collects a pod that has none.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use husk_oci::sys::process;
-use nix::sys::stat::stat;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fstat, stat};
 
 use super::{Error, remove, run::wait_until_unlocked};
 use crate::cgroup::{CgroupDriver, Cgroupfs};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
 use crate::state::timeline::{Step, What};
-use crate::state::{Listed, Roots};
+use crate::state::{Listed, Lock, LockMode, Roots};
 
 /// How the pod shall end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,41 @@ pub fn delete_and_tell(roots: &Roots, pod: &Listed, options: DeleteOptions) -> R
     Ok(steps)
 }
 
+/// The directory of the pod that is deleted: this one and no other, whoever makes a pod of the same name and uid anew meanwhile.
+struct Held(OwnedFd);
+
+impl Held {
+    /// `None` when there is none.
+    fn open(dir: &Path) -> Result<Option<Held>, Error> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match open(dir, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Held(fd))),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(e) => Err(Error::sys(format_args!("open {}", dir.display()), e)),
+        }
+    }
+
+    /// A path to it wherever it is, and when it is nowhere any more.
+    fn path(&self) -> PathBuf {
+        // The dot: what opens a lock does not follow a link in the last place.
+        PathBuf::from(format!("/proc/self/fd/{}/.", self.0.as_raw_fd()))
+    }
+
+    fn stat(&self) -> Result<FileStat, Error> {
+        fstat(&self.0).map_err(|e| Error::sys("look at the pod's directory", e))
+    }
+
+    /// Somebody holds its lock.
+    fn is_live(&self) -> bool {
+        matches!(Lock::attempt(&self.path(), LockMode::Shared), Ok(None))
+    }
+
+    fn is_at(&self, dir: &Path) -> bool {
+        let here = |own: FileStat| stat(dir).is_ok_and(|it| (it.st_dev, it.st_ino) == (own.st_dev, own.st_ino));
+        self.stat().is_ok_and(here)
+    }
+}
+
 fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&mut Vec<Step>>) -> Result<(), Error> {
     let (id, dir) = (pod.id(), roots.pod_dir(pod.id()));
     if let Listed::Unreadable(it) = pod
@@ -66,19 +103,23 @@ fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&m
         nowait: !options.wait,
         timeline: steps.is_some(),
     };
-    let lives = || roots.is_live(id);
+    let held = Held::open(&dir)?;
+    // What is no directory is no pod, but may be taken away.
+    let is_there = || held.as_ref().map_or_else(|| dir.symlink_metadata().is_ok(), |held| held.is_at(&dir));
+    let lives = || held.as_ref().is_some_and(Held::is_live);
+    let at = held.as_ref().map_or_else(|| dir.clone(), Held::path);
     loop {
         if !lives() {
             let detect = || Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() });
             // Most often its supervisor has left nothing.
-            if dir.exists() {
+            if is_there() {
                 if let Some(steps) = steps.as_deref_mut().filter(|steps| steps.is_empty()) {
                     // One that came to its end by itself.
                     let plays = roots.timeline(id)?.into_iter();
                     steps.extend(plays.filter(|p| p.what == What::Stop).flat_map(|p| p.steps));
                 }
                 let collected = remove::collect(roots, &detect()?, id).map_err(|errors| join(&errors))?;
-                if !collected && dir.exists() {
+                if !collected && is_there() {
                     // Somebody holds its lock: another who collects it, or keeper, and the look above went wrong.
                     std::thread::sleep(LOOK_AGAIN);
                     continue;
@@ -87,9 +128,9 @@ fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&m
             return if roots.is_quiet()? { remove::runtime_cgroup(roots, &detect()?) } else { Ok(()) };
         }
         let answer = if options.force {
-            Client::ask_within(&dir, &request, &[], lives, FORCE_PATIENCE)
+            Client::ask_within(&at, &request, &[], lives, FORCE_PATIENCE)
         } else {
-            Client::ask(&dir, &request, &[], lives).map(|(_, response, _)| response)
+            Client::ask(&at, &request, &[], lives).map(|(_, response, _)| response)
         };
         match answer {
             Ok(Response::Error { message, .. }) => return Err(Error::Pod { pod: pod.full_name(), what: message }),
@@ -98,13 +139,15 @@ fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&m
                 if let Some(steps) = steps.as_deref_mut() {
                     *steps = told;
                 }
-                wait_until_unlocked(&dir);
+                wait_until_unlocked(&at);
             }
             // The records go with the supervisor's last act; what is left when keeper is gone is ours.
-            Ok(_) => wait_until_unlocked(&dir),
+            Ok(_) => wait_until_unlocked(&at),
             Err(_) if options.force && lives() => {
-                end_keeper(roots, pod, &dir)?;
-                wait_until_unlocked(&dir);
+                if let Some(held) = &held {
+                    end_keeper(roots, pod, held, &dir)?;
+                }
+                wait_until_unlocked(&at);
             }
             Err(e) if lives() => {
                 let what = format!(
@@ -125,20 +168,15 @@ pub(super) fn join(errors: &[Error]) -> Error {
 }
 
 /// Kills the keeper of a pod whose supervisor is of no use, and by that everything in the pod.
-fn end_keeper(roots: &Roots, pod: &Listed, dir: &Path) -> Result<(), Error> {
+fn end_keeper(roots: &Roots, pod: &Listed, held: &Held, dir: &Path) -> Result<(), Error> {
     let driver = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() })?;
-    let wanted = match stat(dir) {
-        // The pod has gone meanwhile, or its directory was set aside.
-        Err(nix::errno::Errno::ENOENT) => return Ok(()),
-        other => other.map_err(|e| Error::sys(format_args!("look at {}", dir.display()), e))?,
-    };
+    let wanted = held.stat()?;
     // The lock does not tell who holds it: `flock` knows the process that took it, which was `husk run`. keeper has it as this fd.
     let lock = husk_pause::proto::KEEPER_LOCK_FD;
     let holds = |pid: i32| {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let held = stat(format!("/proc/{pid}/fd/{lock}").as_str());
-        comm.trim_end() == "keeper"
-            && held.is_ok_and(|held| (held.st_dev, held.st_ino) == (wanted.st_dev, wanted.st_ino))
+        let has = stat(format!("/proc/{pid}/fd/{lock}").as_str());
+        comm.trim_end() == "keeper" && has.is_ok_and(|has| (has.st_dev, has.st_ino) == (wanted.st_dev, wanted.st_ino))
     };
     let record = if let Listed::Pod(entry) = pod { Some(&entry.record) } else { None };
     let mut pids = Vec::new();
@@ -151,12 +189,12 @@ fn end_keeper(roots: &Roots, pod: &Listed, dir: &Path) -> Result<(), Error> {
             && holds(pid)
         {
             return match process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
-                Err(nix::errno::Errno::ESRCH) | Ok(()) => Ok(()),
+                Err(Errno::ESRCH) | Ok(()) => Ok(()),
                 Err(e) => Err(Error::sys(format_args!("kill keeper {pid}"), e)),
             };
         }
     }
-    if !roots.is_live(&dir.file_name().unwrap_or_default().to_string_lossy()) {
+    if !held.is_live() {
         return Ok(());
     }
     let what = format!("no keeper holds {}, though it is locked; see who does: fuser -v {0}", dir.display());

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::state::record::Owner;
-use crate::state::{Error, Listed, Roots};
+use crate::state::record::{ContainerRecord, Owner};
+use crate::state::{Error, Listed, PodEntry, Roots};
 
 /// A living pod that needs the image, if there is one: what keeps an image from being removed.
 pub fn user_of(roots: &Roots, id: &str) -> Option<String> {
@@ -13,11 +13,17 @@ pub fn user_of(roots: &Roots, id: &str) -> Option<String> {
     };
     pods.into_iter().find_map(|listed| match listed {
         Listed::Pod(entry) => {
-            let uses = entry.live && entry.record.containers.iter().any(|container| container.image_id == id);
+            let uses = entry.live && made_of(&entry).any(|container| container.image_id == id);
             uses.then(|| entry.full_name())
         }
         other => other.live().then(|| format!("with uid {}", other.id())),
     })
+}
+
+/// What its containers are made of, and what they will be made of.
+fn made_of(entry: &PodEntry) -> impl Iterator<Item = &ContainerRecord> {
+    let next = entry.status.containers.iter().filter_map(|c| c.next.as_deref());
+    entry.record.containers.iter().chain(next)
 }
 
 /// The images of living pods that no CRI client made: a client that collects images shall leave these alone.
@@ -31,7 +37,7 @@ pub fn pinned(roots: &Roots) -> Result<BTreeSet<String>, Error> {
             && entry.live
             && entry.record.owner != Owner::Cri
         {
-            images.extend(entry.record.containers.into_iter().map(|container| container.image_id));
+            images.extend(made_of(&entry).map(|container| container.image_id.clone()));
         }
     }
     Ok(images)

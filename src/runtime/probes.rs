@@ -86,3 +86,35 @@ fn port(c: &Container, port: &IntOrString) -> Result<u16, String> {
 fn number(port: i32) -> Result<u16, String> {
     u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| format!("{port} is no port"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(text: &str) -> Container {
+        serde_json::from_str(text).expect("a container")
+    }
+
+    #[test]
+    fn a_port_is_that_of_the_containers_own_name_and_numbers_have_their_defaults() {
+        for port in [80, 81] {
+            let made = of(&container(&format!(
+                r#"{{"name": "c", "ports": [{{"name": "web", "containerPort": {port}}}], "livenessProbe": {{"tcpSocket": {{"port": "web"}}}}}}"#
+            )))
+            .expect("a probe");
+            let want = Probe {
+                handler: Handler::TcpSocket { host: None, port },
+                initial_delay_seconds: 0,
+                timeout_seconds: 1,
+                period_seconds: 10,
+                success_threshold: 1,
+                failure_threshold: 3,
+                grace_seconds: None,
+            };
+            assert_eq!(made.liveness.as_deref(), Some(&want));
+        }
+        let nowhere = container(r#"{"name": "c", "livenessProbe": {"tcpSocket": {"port": "web"}}}"#);
+        let (field, what) = of(&nowhere).expect_err("no such port");
+        assert!(field.ends_with("tcpSocket.port") && what.contains("web"), "{field}: {what}");
+    }
+}

@@ -15,8 +15,8 @@ use crate::image::{HOST_ARCHITECTURE, Image, Store, User, View};
 use crate::manifest;
 use crate::state::Roots;
 use crate::state::record::{
-    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, EndMessage, HookAction, Hooks, Identity,
-    MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy,
+    Access, ClientContainer, ContainerKind, ContainerRecord, DeviceRecord, EndMessage, Exchange, HookAction, Hooks,
+    Identity, MountRecord, MountSource, Owner, PidMode, PodRecord, Propagation, Restart, RestartAction, RestartPolicy,
     RestartRule, SandboxRecord, VERSION, VolumeRecord,
 };
 
@@ -154,6 +154,22 @@ pub fn resized(record: &PodRecord, name: &str, resources: ResourceRequirements) 
     let of_containers = new.containers.iter().map(|c| (c.name.as_str(), &c.limits)).collect();
     new.sandbox.limits = limits::of_pod(&new.pod, &spec, &of_containers).map_err(wrong)?;
     Ok(new)
+}
+
+/// What the next instance of a container is made of that gets another image; its resources are those of now.
+///
+/// # Errors
+/// There is no such container or image, or what the manifest says does not fit it.
+pub fn exchanged(store: &Store, record: &PodRecord, name: &str, image: &str) -> Result<Exchange, Error> {
+    let nowhere = || Error::Container { container: name.to_owned(), what: "it is not in this pod".into() };
+    let had = record.containers.iter().find(|c| c.name == name).ok_or_else(nowhere)?;
+    let mut pod = record.pod.clone();
+    manifest::set_image(&mut pod, name, image);
+    let c = manifest::container(&pod, name).ok_or_else(nowhere)?;
+    let field = format!("pod {}: container {name}", record.name());
+    let made = container(store, &pod, c, had.kind, &field, &mut HashMap::new())?;
+    let record = ContainerRecord { limits: had.limits.clone(), oom_score_adj: had.oom_score_adj, ..made };
+    Ok(Exchange { image: image.to_owned(), record })
 }
 
 /// What every container may open, and what it asks for; a privileged one has no limit. A `hostPath` of a device asks for nothing, as with the

@@ -7,11 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use husk_oci::sys::fd;
 
-use super::Error;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Error, apparmor, resolve};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
-use crate::manifest::Amounts;
-use crate::state::record::Amendment;
+use crate::image::Store;
+use crate::manifest::{self, Amounts};
+use crate::state::record::{Amendment, Source};
 use crate::state::{PodEntry, Roots};
 
 /// Changes a container's resources and waits until they hold: for its end and restart, where its `resizePolicy` asks for that.
@@ -22,12 +25,38 @@ pub fn update(roots: &Roots, entry: &PodEntry, container: Option<String>, amount
     ask(roots, entry, &Request::Resize { container, amounts: Box::new(amounts) }, &[])
 }
 
-/// Sets what an amendment has; it is on disk when this returns.
+/// Sets what else may change to what `wanted` has: labels, annotations, `activeDeadlineSeconds`, and the images of the containers that are named. It is on disk
+/// when this returns; containers that get another image are then started again.
 ///
 /// # Errors
-/// As [`update`].
-pub fn amend(roots: &Roots, entry: &PodEntry, amendment: &Amendment) -> Result<(), Error> {
-    let file = in_memory(c"amendment", amendment)?;
+/// As [`update`]; or an image is not there, or does not fit.
+pub fn amend(
+    roots: &Roots,
+    entry: &PodEntry,
+    wanted: &Pod,
+    source: Option<Source>,
+    images: &[String],
+) -> Result<(), Error> {
+    let mut amendment = Amendment {
+        labels: wanted.metadata.labels.clone(),
+        annotations: wanted.metadata.annotations.clone(),
+        active_deadline_seconds: wanted.spec.as_ref().and_then(|s| s.active_deadline_seconds),
+        source,
+        images: Vec::new(),
+    };
+    let host = |e: &dyn std::fmt::Display| Error::Host { what: e.to_string() };
+    let store = (!images.is_empty()).then(|| Store::open(&roots.root)).transpose().map_err(|e| host(&e))?;
+    // Until the status says that the containers will use them, nobody may remove the images.
+    let _held = store.as_ref().map(Store::hold).transpose().map_err(|e| host(&e))?;
+    if let Some(store) = &store {
+        for name in images {
+            let image = manifest::container(wanted, name).and_then(|c| c.image.as_deref()).unwrap_or_default();
+            amendment.images.push(resolve::exchanged(store, &entry.record, name, image)?);
+        }
+        let made: Vec<_> = amendment.images.iter().map(|exchange| exchange.record.clone()).collect();
+        apparmor::ensure(&made)?;
+    }
+    let file = in_memory(c"amendment", &amendment)?;
     ask(roots, entry, &Request::Amend, &[file.as_fd()])
 }
 

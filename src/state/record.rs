@@ -52,7 +52,7 @@ pub struct Source {
 }
 
 /// What Kubernetes lets change in a pod that lives, besides the resources of its containers. All of it is set, so what is absent goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amendment {
     /// `metadata.labels`.
     pub labels: Option<BTreeMap<String, String>>,
@@ -62,6 +62,18 @@ pub struct Amendment {
     pub active_deadline_seconds: Option<i64>,
     /// Of a static pod.
     pub source: Option<Source>,
+    /// Containers that get another image with their next instance; those that run are started again for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Exchange>,
+}
+
+/// Another image for a container of a pod that lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// `image`.
+    pub image: String,
+    /// What the container's next instance is made of.
+    pub record: ContainerRecord,
 }
 
 /// Which list of the manifest a container stands in.
@@ -679,6 +691,9 @@ pub struct Container {
     /// What it is made from, if it is an ephemeral container or in a CRI client's pod: these come and go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<Box<ContainerRecord>>,
+    /// What its next instance is made of, if that is something else than this one's: it gets another image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Box<ContainerRecord>>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -710,6 +725,8 @@ pub enum StopWhy {
     Resize,
     /// A user wants it to be started again, at once.
     Restart,
+    /// It gets another image with the next instance, at once.
+    Image,
     /// Its liveness probe has failed: an end like any other, with back-off.
     Liveness,
     /// Its startup probe has failed, the same.

@@ -162,8 +162,8 @@ fn step(wanted: &Wanted, entry: &PodEntry) -> Option<Step> {
         Difference::None if ended => None,
         _ if ended => Some(Step::Replace(vec!["it has ended, and its manifest has changed".into()])),
         // Another husk may have other defaults, and somebody may have changed resources by hand: not the manifest's doing.
-        _ if same_text => Some(Step::Change(InPlace { resizes: Vec::new(), amend: true })),
-        Difference::None => Some(Step::Change(InPlace { resizes: Vec::new(), amend: true })),
+        _ if same_text => Some(Step::Change(InPlace { amend: true, ..InPlace::default() })),
+        Difference::None => Some(Step::Change(InPlace { amend: true, ..InPlace::default() })),
         Difference::InPlace(change) => Some(Step::Change(InPlace { amend: true, ..change })),
         Difference::Replace(reasons) => Some(Step::Replace(reasons)),
     }

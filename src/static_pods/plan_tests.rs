@@ -87,12 +87,14 @@ fn a_changed_manifest_is_a_change_in_place_or_a_new_pod() {
     let with = |more: &str| plan(PLACE, &seen(&[("a.yaml", &text("a", more))]), std::slice::from_ref(&entry));
     assert!(with(small).todo.is_empty());
     let other = with(", resources: {requests: {cpu: 200m}}");
-    assert!(matches!(steps(&other)[..], [("a", Step::Change(InPlace { resizes, amend: true }))] if resizes.len() == 1));
+    assert!(
+        matches!(steps(&other)[..], [("a", Step::Change(InPlace { resizes, amend: true, .. }))] if resizes.len() == 1)
+    );
     assert!(matches!(steps(&with(", tty: true"))[..], [("a", Step::Replace(_))]));
     // The file was renamed.
     let renamed = plan(PLACE, &seen(&[("z.yaml", &text("a", small))]), std::slice::from_ref(&entry));
     assert!(
-        matches!(steps(&renamed)[..], [("a", Step::Change(InPlace { resizes, amend: true }))] if resizes.is_empty())
+        matches!(steps(&renamed)[..], [("a", Step::Change(InPlace { resizes, amend: true, .. }))] if resizes.is_empty())
     );
 }
 

@@ -17,7 +17,7 @@ use crate::cgroup::DriverKind;
 use crate::config::Config;
 use crate::network;
 use crate::runtime::{self, DeleteOptions, RunOutcome, Settings};
-use crate::state::record::{Amendment, Source};
+use crate::state::record::Source;
 use crate::state::{Listed, PodEntry, Roots};
 
 /// What `main` knows the helper by; not for users.
@@ -97,13 +97,9 @@ impl Worker {
                     runtime::update::update(&self.roots, entry, Some(container.clone()), amounts.clone())
                         .map_err(|e| format!("{}: {e}", path(wanted)))?;
                 }
-                let amendment = Amendment {
-                    labels: wanted.pod.metadata.labels.clone(),
-                    annotations: wanted.pod.metadata.annotations.clone(),
-                    active_deadline_seconds: wanted.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds),
-                    source: Some(wanted.source.clone()),
-                };
-                runtime::update::amend(&self.roots, entry, &amendment).map_err(|e| format!("{}: {e}", path(wanted)))?;
+                let source = Some(wanted.source.clone());
+                runtime::update::amend(&self.roots, entry, &wanted.pod, source, &change.images)
+                    .map_err(|e| format!("{}: {e}", path(wanted)))?;
                 done.lines.push(format!("{name} configured"));
             }
             (Step::Replace(reasons), Some(wanted), Some(entry)) => {

@@ -179,7 +179,10 @@ impl Pod {
         let c = &self.status.containers[index];
         // Of those the failure has told.
         if !c.stop.as_ref().is_some_and(|stop| matches!(stop.why, StopWhy::Liveness | StopWhy::Startup)) {
-            let text = format!("Stopping container {}", c.name);
+            let text = match c.stop.as_ref().map(|stop| stop.why) {
+                Some(StopWhy::Image) => format!("Container {} definition changed, will be restarted", c.name),
+                _ => format!("Stopping container {}", c.name),
+            };
             self.container_event(EventType::Normal, "Killing", index, &text);
         }
     }

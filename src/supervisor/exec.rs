@@ -310,12 +310,7 @@ impl Pod {
                 continue;
             }
             exec.timed_out = true;
-            if let Some(cgroup) = &exec.cgroup
-                && let Err(e) = self.driver.kill(cgroup)
-            {
-                say("error", format_args!("kill exec in {cgroup}: {e}"));
-            }
-            let _ = process::pidfd_send_signal(exec.pidfd.as_fd(), libc::SIGKILL);
+            kill_whole(&*self.driver, exec);
         }
     }
 
@@ -344,7 +339,12 @@ impl Pod {
                 self.started(slot, connection.as_fd(), &reply, terminal).map_err(keeper_error)?;
             }
             let cgroup = self.find_group(slot);
-            let exec = Exec { reply, connection, pidfd, slot, cgroup, timed_out: false, whole: false };
+            // A probe's command, whose asker died with the last supervisor, or one of a client that has gone: its time is over.
+            let abandoned = cgroup.is_some() && has_gone(connection.as_fd());
+            let exec = Exec { reply, connection, pidfd, slot, cgroup, timed_out: abandoned, whole: abandoned };
+            if abandoned {
+                kill_whole(&*self.driver, &exec);
+            }
             self.execs.insert(slot.pid, exec);
         }
         Ok(())
@@ -362,4 +362,21 @@ impl Pod {
             running.map(|id| format!("{}/{}", container::cgroup(&self.record, id), group(slot.deadline_ms)));
         groups.find(|path| self.driver.processes(path).is_ok_and(|pids| pids.contains(&slot.pid)))
     }
+}
+
+/// Kills an exec and all that it has started.
+fn kill_whole(driver: &dyn CgroupDriver, exec: &Exec) {
+    if let Some(cgroup) = &exec.cgroup
+        && let Err(e) = driver.kill(cgroup)
+    {
+        say("error", format_args!("kill exec in {cgroup}: {e}"));
+    }
+    // ESRCH: it has ended meanwhile.
+    let _ = process::pidfd_send_signal(exec.pidfd.as_fd(), libc::SIGKILL);
+}
+
+/// Whether the other end of a connection was closed.
+fn has_gone(connection: BorrowedFd<'_>) -> bool {
+    let mut ends = [fd::PollFd::new(connection, fd::PollFlags::empty())];
+    fd::poll(&mut ends, Some(Duration::ZERO)) == Ok(1)
 }

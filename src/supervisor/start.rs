@@ -95,6 +95,7 @@ impl Pod {
 
     /// Creates and starts one instance: process made, fds with keeper, record on disk, then released.
     pub(super) async fn start(&mut self, index: usize, attempt: u32) -> Result<(), Error> {
+        self.take_next(index)?;
         let name = self.record.containers[index].name.clone();
         let in_container = |what: String| Error::Container { container: name.clone(), what };
         let mut prepared_ns = None;

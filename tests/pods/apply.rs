@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Host, container, manifest, sleeper};
+use crate::common::image::Image;
+use crate::common::{BUSYBOX, Host, container, manifest, sleeper, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn pod(memory: &str, label: &str, image_env: &str) -> String {
     let more = json!({"env": [{"name": "X", "value": image_env}],
@@ -51,6 +54,59 @@ fn a_pod_becomes_what_its_manifest_says_and_is_replaced_only_on_request() {
     assert!(replaced.code == Some(0) && replaced.out().ends_with("pod/demo replaced\n"), "{replaced}");
     assert_ne!(host.pod("demo").record().id, id);
     assert!(host.pod("demo").record().containers[0].env.contains(&"X=2".to_owned()));
+}
+
+#[test]
+fn another_image_is_another_instance_of_the_container_that_has_it_and_of_no_other() {
+    let host = Host::new();
+    let tar = Image::on_busybox("husk.test/next:1").set("Env", json!(["OF=next"])).set("StopSignal", json!("SIGINT"));
+    host.load(&tar.write(&host.dir.join("next.tar")));
+    let text = |image: &str| {
+        let script = "trap 'echo by term; exit 0' TERM; trap 'echo by int; exit 0' INT; echo $OF; sleep 100000 & wait";
+        let mut main = container("main", script, json!({}));
+        let mut done = container("done", "true", json!({}));
+        main["image"] = json!(image);
+        done["image"] = json!(image);
+        manifest("demo", json!({"initContainers": [done], "containers": [main, sleeper("other")]}))
+    };
+    let apply = |image: &str| host.husk(&["apply", "-f", &host.file("pod.json", text(image))]);
+    assert_eq!(apply(BUSYBOX).out(), "pod/demo created\n");
+    let before = ["main", "other"].map(|c| host.pod("demo").pid(c));
+
+    let missing = apply("husk.test/none:1");
+    assert!(missing.code == Some(1) && missing.err().contains("husk.test/none:1"), "{missing}");
+    assert_eq!(apply("husk.test/next:1").out(), "pod/demo configured\n");
+    wait_for("the next instance", || host.ok(&["logs", "demo", "-c", "main"]).out().contains("next").then_some(()));
+    let shown = host.pod("demo").json();
+    let status = |name: &str| {
+        let of = |list: &str| shown["status"][list].as_array().cloned().unwrap_or_default();
+        let all = [of("containerStatuses"), of("initContainerStatuses")].concat();
+        all.into_iter().find(|c| c["name"] == json!(name)).expect("a status")
+    };
+    assert_eq!((status("main")["restartCount"].clone(), status("other")["restartCount"].clone()), (json!(1), json!(0)));
+    assert_eq!(status("main")["lastState"]["terminated"]["exitCode"], json!(0));
+    assert_eq!(status("done")["restartCount"], json!(0), "what has run to its end is not run again");
+    assert_ne!(status("main")["imageID"], status("other")["imageID"]);
+    assert_eq!(shown["spec"]["containers"][0]["image"], json!("husk.test/next:1"));
+    // The last instance was asked to stop as its own image says.
+    assert!(host.ok(&["logs", "demo", "-c", "main", "--previous"]).out().contains("by term"));
+    assert!(host.ok(&["events", "demo"]).out().contains("Container main definition changed, will be restarted"));
+    let after = ["main", "other"].map(|c| host.pod("demo").pid(c));
+    assert!(before[0] != after[0] && before[1] == after[1]);
+    assert_eq!(apply("husk.test/next:1").out(), "pod/demo unchanged\n");
+    assert!(host.refused(&["image", "rm", "husk.test/next:1"]).contains("demo"));
+
+    // Back again, while its supervisor dies: nothing is lost and nothing is done twice.
+    let file = host.file("pod.json", text(BUSYBOX));
+    kill(Pid::from_raw(host.pod("demo").supervisor()), Signal::SIGKILL).expect("it lives");
+    assert_eq!(host.ok(&["apply", "-f", &file]).out(), "pod/demo configured\n");
+    kill(Pid::from_raw(host.pod("demo").supervisor()), Signal::SIGKILL).expect("it lives");
+    wait_for("the image before", || {
+        let main = host.pod("demo").json()["status"]["containerStatuses"][0].clone();
+        (main["restartCount"] == json!(2) && main["state"]["running"].is_object()).then_some(())
+    });
+    assert!(host.ok(&["logs", "demo", "-c", "main", "--previous"]).out().contains("by int"));
+    assert_eq!(host.pod("demo").pid("other"), before[1]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod messages;
 mod names;
 mod oom;
 mod port_forward;
+mod probe_kinds;
 mod probes;
 mod process;
 mod quickstart;

@@ -75,6 +75,8 @@ fn a_container_over_its_limit_ends_alone() {
         assert!(alive(pid), "{who} died");
     }
     assert_eq!(described_kills(&host, "over"), Some(1));
+    let events = host.ok(&["events", "over"]).out();
+    assert!(events.contains("OOMKilling"), "{events}");
 }
 
 /// On v2 the kernel ends a container as a whole; v1 kernels know nothing of the kind.

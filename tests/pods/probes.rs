@@ -44,7 +44,9 @@ fn a_failed_liveness_probe_has_the_container_started_again() {
     let host = Host::new();
     let probe = r#""livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 2, "terminationGracePeriodSeconds": 1}"#;
     let script = "echo begun; httpd -f -p 8080 & wait; while :; do sleep 1000; done";
-    let p = host.run("live", &pod("live", script, probe));
+    // The shell does not care for SIGTERM: without the probe's own grace it would live for ten minutes.
+    let manifest = pod("live", script, probe).replace("GracePeriodSeconds\": 2,", "GracePeriodSeconds\": 600,");
+    let p = host.run("live", &manifest);
     p.wait_log("c", "begun");
     p.sh("c", "kill $(pidof httpd)");
     let c = p.wait_container("c", "started again", |c| c["restartCount"] == 1 && c["state"]["running"].is_object());
@@ -78,18 +80,68 @@ fn nothing_is_probed_before_the_startup_probe_has_succeeded() {
 #[test]
 fn a_command_that_takes_too_long_is_killed_with_all_that_it_has_started() {
     let host = Host::new();
-    let probe = r#""readinessProbe": {"exec": {"command": ["sh", "-c", "(setsid sleep 4321 &) ; sleep 4321"]}, "timeoutSeconds": 1, "periodSeconds": 30}"#;
+    let probe = r#""livenessProbe": {"exec": {"command": ["sh", "-c", "touch /tmp/tried; (setsid sleep 4321 &) ; sleep 4321"]},
+      "timeoutSeconds": 1, "periodSeconds": 600, "failureThreshold": 100}"#;
     let p = host.run("slow", &pod("slow", "sleep 1000", probe));
     let events = || host.ok(&["events", "--for", "pod/slow"]).out();
     wait_for("the time to be over", || {
-        events().contains("Readiness probe failed: command timed out after 1 s").then_some(())
+        events().contains("Liveness probe failed: command timed out after 1 s").then_some(())
     });
-    // The next try comes at once: what counts is that none is older than its time.
-    host.ok(&["exec", "slow", "--", "true"]);
-    wait_for("only what is in time to be left", || {
-        let left = p.sh("c", "ps | grep -c 'sleep 432[1]' || true");
-        (left.trim() != "" && left.trim().parse::<u32>().is_ok_and(|n| n <= 3)).then_some(())
+    // The next try is ten minutes away.
+    wait_for("nothing to be left", || {
+        (p.sh("c", "ls /tmp/tried; ps | grep -c 'sleep 432[1]' || true") == "/tmp/tried\n0\n").then_some(())
     });
+}
+
+#[test]
+fn a_command_whose_supervisor_dies_is_killed_with_all_that_it_has_started() {
+    let host = Host::new();
+    let probe = r#""livenessProbe": {"exec": {"command": ["sh", "-c", "echo $$ >> /tmp/tried; (setsid sleep 4321 &) ; sleep 4321"]},
+      "timeoutSeconds": 600, "periodSeconds": 600}"#;
+    let p = host.run("orphan", &pod("orphan", "sleep 1000", probe));
+    let tried = || p.try_sh("c", "cat /tmp/tried").out();
+    wait_for("a probe", || (p.sh("c", "ps | grep -c 'sleep 432[1]' || true") == "2\n").then_some(()));
+    kill(Pid::from_raw(p.supervisor()), Signal::SIGKILL).expect("it lives");
+    let first = tried().trim().to_owned();
+    // The successor probes anew, and of the last one's probe nothing is left.
+    wait_for("the next probe alone", || {
+        let both = tried().lines().count() == 2;
+        (both && p.sh("c", &format!("[ -e /proc/{first} ] || ps | grep -c 'sleep 432[1]' || true")) == "2\n")
+            .then_some(())
+    });
+    assert_eq!(p.container("c")["restartCount"], 0);
+}
+
+#[test]
+fn liveness_does_not_count_while_a_pod_is_deleted_and_readiness_does() {
+    let host = Host::new();
+    let exec = r#"{"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30}"#;
+    let probes = format!(r#""livenessProbe": {exec}, "readinessProbe": {exec}"#);
+    let script =
+        "trap 'touch /tmp/ill; while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 0' TERM; while :; do sleep 0.1; done";
+    let p = host.run("ill", &pod("ill", script, &probes));
+    p.wait_container("c", "ready", |c| c["ready"] == true);
+    host.ok(&["delete", "ill", "--grace-period=600", "--wait=false"]);
+    p.wait_container("c", "not ready any more", |c| c["ready"] == false);
+    std::thread::sleep(crate::common::scaled(Duration::from_secs(2)));
+    let events = host.ok(&["events", "--for", "pod/ill"]).out();
+    assert!(events.contains("Readiness probe failed") && !events.to_lowercase().contains("liveness"), "{events}");
+    p.sh("c", "touch /tmp/go");
+    host.ok(&["wait", "--for=delete", "pod/ill", "--timeout=60s"]);
+}
+
+#[test]
+fn a_command_that_is_not_there_says_nothing_about_the_container() {
+    let host = Host::new();
+    let probe = r#""livenessProbe": {"exec": {"command": ["/no/such"]}, "periodSeconds": 1, "failureThreshold": 1}"#;
+    let p = host.run("none", &pod("none", "sleep 1000", probe));
+    let events = || host.ok(&["events", "--for", "pod/none"]).out();
+    wait_for("two tries", || {
+        let all = events();
+        all.contains("Liveness probe errored and resulted in unknown state").then_some(())
+    });
+    std::thread::sleep(crate::common::scaled(Duration::from_secs(2)));
+    assert_eq!(p.container("c")["restartCount"], 0);
 }
 
 #[test]

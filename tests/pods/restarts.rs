@@ -25,6 +25,8 @@ fn a_pod_past_its_active_deadline_fails() {
     let pod = host.run("deadline", &manifest("deadline", spec));
     let end = pod.wait_phase("Failed");
     assert_eq!(end["status"]["reason"], "DeadlineExceeded", "{end}");
+    let events = host.ok(&["events", "deadline"]).out();
+    assert!(events.lines().any(|l| l.contains("DeadlineExceeded") && l.contains("active")), "{events}");
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn a_status_of_another_boot_is_not_believed() {
     let text = status.to_string().replace(&format!("\"pid\":{container}"), &format!("\"pid\":{}", innocent.id()));
     fs::write(&path, text).expect("write status.json");
     let shown = pod.json();
+    assert_eq!(shown["status"]["phase"], "Unknown", "{}", shown["status"]);
     assert_ne!(shown["status"]["containerStatuses"][0]["ready"], true, "{}", shown["status"]);
     assert!(shown["status"]["containerStatuses"][0]["state"]["running"].is_null(), "{}", shown["status"]);
     host.ok(&["gc"]);

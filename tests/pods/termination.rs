@@ -220,6 +220,16 @@ fn the_stop_signal_of_the_image_is_used() {
     let output = pod.delete(&[]);
     assert!(output.elapsed < scaled(Duration::from_secs(2)), "{output}");
     assert_eq!(wire.hear(1), "u");
+
+    // The manifest's word before the image's.
+    main["command"][2] = json!(script.replace("USR1", "USR2"));
+    main["lifecycle"] = json!({"stopSignal": "SIGUSR2"});
+    let spec = json!({"os": {"name": "linux"}, "volumes": wire.volume(), "containers": [main]});
+    let pod = host.run("usr2", &manifest("usr2", spec));
+    assert_eq!(wire.hear(1), "r");
+    assert_eq!(pod.container("main")["stopSignal"], "SIGUSR2");
+    pod.delete(&[]);
+    assert_eq!(wire.hear(1), "u");
 }
 
 #[test]

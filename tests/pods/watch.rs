@@ -461,7 +461,7 @@ fn pods_that_died_are_made_again_and_pods_that_ended_are_not() {
     another(&host, before.1);
     // By hand it can be deleted, and is made again, as the manifest is still there.
     let before = instance(&host, "a");
-    host.ok(&["delete", "a", "--wait=false"]);
+    host.ok(&["delete", "a"]);
     another(&host, before.1);
     assert_eq!(host.pod("once").record().created_at, once.created_at, "it has ended for good");
     put(

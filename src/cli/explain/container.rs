@@ -207,6 +207,7 @@ impl Case<'_> {
             let (what, then) = match stop.why {
                 StopWhy::Client => ("its client wants it to", "stays so until its client starts another"),
                 StopWhy::Resize => ("it gets new resources", "is started again at once, with its new resources"),
+                StopWhy::Image => ("it gets another image", "is started again at once, with its new image"),
                 StopWhy::Restart => ("somebody wants it to be started again", "is started again at once"),
                 StopWhy::Liveness => ("its liveness probe has failed", "is started again, by its restart policy"),
                 StopWhy::Startup => ("its startup probe has failed", "is started again, by its restart policy"),

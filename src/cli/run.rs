@@ -19,7 +19,7 @@ use crate::{manifest, network, runtime};
 /// Start the pods of a manifest.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  husk run pod.yaml\n  generate-pod | husk run -\n  husk run --rm --attach job.yaml\n  husk run --dry-run pod.yaml"
+    after_help = "Example:\n  husk run pod.yaml\n  generate-pod | husk run -\n  husk run --rm --attach job.yaml\n  husk run --rm --attach -i shell.yaml\n  husk run --dry-run pod.yaml"
 )]
 pub struct Run {
     /// Manifests, YAML or JSON, one or more documents each; - is standard input
@@ -31,6 +31,9 @@ pub struct Run {
     /// Stay as with --wait, and print what the first app container prints, from its start; one pod only
     #[arg(long)]
     attach: bool,
+    /// With --attach: pass standard input on, to a container that has `stdin`, and to its terminal if it has one
+    #[arg(short = 'i', long, requires = "attach")]
+    stdin: bool,
     /// Stay as with --wait, and delete the pods then, or at Ctrl-C or SIGTERM; the second one does not wait for their grace
     #[arg(long)]
     rm: bool,
@@ -51,6 +54,9 @@ impl Run {
         let pods = read_all(&self.files, context, settings.network.mode == network::Mode::Host)?;
         if self.attach && pods.len() > 1 {
             return Err(Error::usage(format!("--attach: the manifests have {} pods; one pod at a time", pods.len())));
+        }
+        if self.stdin {
+            self.takes_input(&pods)?;
         }
         if self.dry_run {
             return self.plan(context, &settings, pods);
@@ -84,9 +90,24 @@ impl Run {
             }
         }
         if (self.wait || self.attach || remove.is_some()) && !ids.is_empty() {
-            Stay { attach: self.attach, remove }.run(context, &ids)?;
+            Stay { attach: self.attach, stdin: self.stdin, remove }.run(context, &ids)?;
         }
         if failed { Err(Error::Exit { code: 1 }) } else { Ok(()) }
+    }
+
+    /// Is there somebody who would read our standard input? Looked at before anything is made.
+    fn takes_input(&self, pods: &[Pod]) -> Result<(), Error> {
+        if self.files.iter().any(|file| file == "-") {
+            return Err(Error::usage("--stdin: standard input is the manifest already; put that into a file"));
+        }
+        let first = pods.first().and_then(|pod| pod.spec.as_ref()?.containers.first());
+        match first {
+            Some(c) if c.stdin != Some(true) => Err(Error::usage(format!(
+                "--stdin: container {} has no standard input; set stdin: true in its manifest",
+                c.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn plan(&self, context: &Context, settings: &Settings, mut pods: Vec<Pod>) -> Result<(), Error> {

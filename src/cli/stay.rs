@@ -38,6 +38,8 @@ impl Held {
 pub struct Stay {
     /// See what the first app container prints, from its start.
     pub attach: bool,
+    /// Pass standard input on to it.
+    pub stdin: bool,
     /// Signals that delete the pods; without them the pods stay.
     pub remove: Option<Held>,
 }
@@ -62,8 +64,11 @@ impl Stay {
                 }
             });
         }
-        let ended = if self.attach { attached(context, &ids[0]) } else { Ok(()) };
-        let codes = ended.and_then(|()| ids.iter().map(|id| wait(context, id)).collect::<Result<Vec<u8>, Error>>());
+        let ended = if self.attach { attached(context, &ids[0], self.stdin) } else { Ok(attach::Ended::Exited(0)) };
+        if ended == Ok(attach::Ended::Detached) && !removing {
+            return Ok(());
+        }
+        let codes = ended.and_then(|_| ids.iter().map(|id| wait(context, id)).collect::<Result<Vec<u8>, Error>>());
         let removed = if removing { remove(&context.roots, ids, false) } else { Vec::new() };
         let failed = !removed.is_empty();
         complain(removed);
@@ -82,12 +87,12 @@ fn complain(sentences: Vec<String>) {
 }
 
 /// Relays the first app container, from its first byte. What the session ends with is the pod's affair.
-fn attached(context: &Context, id: &str) -> Result<(), Error> {
-    let Some(Listed::Pod(entry)) = context.roots.look(id)? else { return Ok(()) };
-    let session = Session { container: None, stdin: false, tty: false, keys: None, from: From::Start };
+fn attached(context: &Context, id: &str, stdin: bool) -> Result<attach::Ended, Error> {
+    let Some(Listed::Pod(entry)) = context.roots.look(id)? else { return Ok(attach::Ended::Exited(0)) };
+    let session = Session { container: None, stdin, tty: false, keys: None, from: From::Start };
     match session.run(context, &entry)? {
         // Its pod ends in its own time, and its exit code is in the record.
-        attach::Ended::Exited(_) | attach::Ended::Detached => Ok(()),
+        ended @ (attach::Ended::Exited(_) | attach::Ended::Detached) => Ok(ended),
         attach::Ended::Signal(number) => {
             Err(Error::Exit { code: 128u8.saturating_add(u8::try_from(number).unwrap_or(127)) })
         }

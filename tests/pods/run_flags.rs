@@ -55,6 +55,24 @@ fn with_rm_nothing_is_left() {
 }
 
 #[test]
+fn attached_it_passes_its_input_on_to_a_container_that_takes_it() {
+    let host = Host::new();
+    let cat = |name: &str, more: Value| {
+        file(&host, name, json!({"restartPolicy": "Never", "containers": [container("main", "cat; exit 3", more)]}))
+    };
+    let once = cat("once", json!({"stdin": true, "stdinOnce": true}));
+    let output = host.job(&["run", "--rm", "--attach", "-i", &once]).stdin("a\nb").start().finish();
+    assert_eq!((output.code, output.out().as_str()), (Some(3), "a\nb"), "{output}");
+    host.assert_empty();
+    let refused = host.husk(&["run", "--attach", "-i", &cat("deaf", json!({}))]);
+    assert!(refused.code == Some(2) && refused.err().contains("container main has no standard input"), "{refused}");
+    let manifest = host.job(&["run", "--attach", "-i", "-"]).stdin("x").start().finish();
+    assert!(manifest.code == Some(2) && manifest.err().contains("put that into a file"), "{manifest}");
+    assert_eq!(host.husk(&["run", "-i", &once]).code, Some(2));
+    host.assert_empty();
+}
+
+#[test]
 fn attached_it_prints_what_the_container_prints_from_its_first_byte() {
     let host = Host::new();
     let spec = json!({"containers": [container("main", "echo out; echo err >&2; exit 4", json!({}))]});

@@ -50,7 +50,7 @@ class Bench:
         self.layer, self.stamp, self.rootfs = work / "layer", work / "stamp", work / "rootfs.tar"
         for directory in ("proc", "dev", "sys", "stamp"):
             (self.layer / directory).mkdir(parents=True)
-        for name, program in (("first", "first"), ("idle", "first"), ("true", "true"), ("talk", "talk")):
+        for name, program in (("first", "first"), ("idle", "first"), ("true", "true"), ("talk", "talk"), ("web", "web")):
             (self.layer / name).write_bytes((built / program).read_bytes())
             (self.layer / name).chmod(0o755)
         self.stamp.mkdir()

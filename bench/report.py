@@ -48,7 +48,7 @@ class Report:
 
     def __init__(self, sides, absent):
         self.sides, self.absent, self.failures = sides, absent, {}
-        self.starts, self.execs, self.cpu, self.populations, self.network = {}, {}, {}, {}, None
+        self.starts, self.execs, self.cpu, self.populations, self.network, self.probes = {}, {}, {}, {}, None, None
         self.before = os.getloadavg()[0]
         self.first_cpu, self.first_idle = self.processor()
 
@@ -214,6 +214,32 @@ class Report:
             rows = [[named.get(ports, f"bridge, {ports} ports of the host"), f"{kib:.0f}"] for ports, kib in network.memory.items()]
             yield from ["", *table(["supervisor, keeper and pause of a pod", "RssAnon KiB"], rows)]
 
+    def probe_targets(self):
+        probes = self.probes
+
+        def verdict(target, figure, met):
+            return [target, figure, "yes" if met else "**no**"]
+
+        for said, (supervisor, _) in probes.memory.items():
+            if said != "no probe":
+                target = f"supervisor of 3 containers with {said}: at most 300 KiB RssAnon"
+                yield verdict(target, f"{supervisor} KiB", supervisor <= 300)
+        for kind in ("httpGet", "tcpSocket"):
+            if cost := probes.costs.get(kind):
+                target = f"{cost.rate} `{kind}` probes a second: less than 2 % of one processor"
+                yield verdict(target, f"{cost.share * 100:.1f} %", cost.share < 0.02)
+
+    def probe_text(self):
+        probes = self.probes
+        rows = [[said, *map(str, found)] for said, found in probes.memory.items()]
+        yield from table(["3 containers with", "supervisor, RssAnon KiB", "with keeper and pause"], rows)
+        rows = []
+        for kind, cost in probes.costs.items():
+            bare = [f"{cost.bare:.0f}", f"**{ratio(cost.own, cost.bare)}**"] if cost.bare else ["–", "–"]
+            rows.append([f"`{kind}`, {cost.rate} a second", f"{cost.own:.0f}", f"{cost.whole:.0f}", *bare, f"{cost.share * 100:.1f} %"])
+        head = ["CPU us a probe", "husk", "with what answers", "bare", "husk / bare", "husk, of one processor"]
+        yield from ["", *table(head, rows)]
+
     def text(self, options, husk):
         total, idle = (now - then for now, then in zip(self.processor(), (self.first_cpu, self.first_idle), strict=True))
         # What others did is not told apart from what was measured here, so the load before the run is given and the spread of bare.
@@ -232,6 +258,8 @@ class Report:
         targets = list(self.targets())
         if self.network:
             targets += self.network_targets()
+        if self.probes:
+            targets += self.probe_targets()
         if targets:
             lines += ["", *table(["target", "measured", "met?"], targets)]
         times = list(self.time_rows())
@@ -254,6 +282,8 @@ class Report:
             lines += ["", *table(head, pods)]
         if self.network:
             lines += ["", *self.network_text()]
+        if self.probes:
+            lines += ["", *self.probe_text()]
         return "\n".join(lines)
 
 

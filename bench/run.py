@@ -12,6 +12,7 @@ import tempfile
 
 import measures
 import network
+import probes
 import report
 import sides
 from measures import say
@@ -22,13 +23,13 @@ PAGE = TOP / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures begin: written by scripts/bench --write -->", "<!-- figures end -->"
 CFLAGS = ["-O2", "-Wall", "-Wextra", "-static"]
 NO_LIBC = ["-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"]
-PARTS = ["start", "exec", "list", "cpu", "pods", "idle", "network"]
+PARTS = ["start", "exec", "list", "cpu", "pods", "idle", "network", "probes"]
 PEERS = {"crun": sides.Crun, "runc": sides.Runc, "podman": sides.Podman}
 
 
 def compile_tools():
     BUILT.mkdir(parents=True, exist_ok=True)
-    programs = [("bare", "bare", []), ("measure", "measure", []), ("talk", "talk", []), ("first", "first", NO_LIBC), ("true", "first", [*NO_LIBC, "-DTRUE"])]
+    programs = [("bare", "bare", []), ("measure", "measure", []), ("talk", "talk", []), ("web", "web", []), ("first", "first", NO_LIBC), ("true", "first", [*NO_LIBC, "-DTRUE"])]
     for name, source, flags in programs:
         subprocess.run(["gcc", *CFLAGS, *flags, "-o", BUILT / name, TOP / "bench" / f"{source}.c"], check=True)
 
@@ -134,6 +135,9 @@ def measure(options, bench, everyone, figures):
     if "network" in options.only:
         figures.network = network.Network(bench, *everyone[:2])
         figures.network.measure(options, say)
+    if "probes" in options.only:
+        figures.probes = probes.Probes(bench, everyone[1])
+        figures.probes.measure(options.quick, say)
 
 
 def main():

@@ -21,7 +21,7 @@ SHAPES = [ONE, Shape(1, True), Shape(3, False), Shape(3, True)]
 
 
 # What a container of a side runs.
-WORKLOADS = (b"/idle", b"/first", b"/talk")
+WORKLOADS = (b"/idle", b"/first", b"/talk", b"/web", b"/true")
 
 
 class Failed(RuntimeError):

@@ -457,3 +457,76 @@ fn the_helper_says_what_is_wrong_and_ends() {
         assert_eq!(call(bad, "").code, Some(2), "{bad}");
     }
 }
+
+/// A unit that is there until this is dropped.
+struct Unit(&'static str);
+
+impl Unit {
+    fn path(&self) -> PathBuf {
+        Path::new("/run/systemd/system").join(self.0)
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        systemctl(&["stop", self.0]);
+        fs::remove_file(self.path()).expect("remove the unit");
+        systemctl(&["daemon-reload"]);
+    }
+}
+
+#[test]
+fn the_unit_for_watch_is_up_with_its_pods_and_leaves_them_alone_when_it_goes() {
+    needs_systemd!();
+    let host = host();
+    let dir = host.dir.join("pods");
+    fs::create_dir(&dir).expect("make a directory");
+    let put = |name: &str| {
+        let text = manifest(name, json!({"terminationGracePeriodSeconds": 1, "containers": [sleeper("main")]}));
+        fs::write(dir.join(format!("{name}.json")), text).expect("write a manifest");
+    };
+    put("first");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/husk-watch.service");
+    let text = fs::read_to_string(path).expect("read the unit");
+    let here = format!(
+        "ExecStart={} --root {} --state {} --cgroup-driver systemd watch --network none {}",
+        env!("CARGO_BIN_EXE_husk"),
+        host.root.display(),
+        host.state.display(),
+        dir.display()
+    );
+    let of_the_unit = "ExecStart=/usr/local/bin/husk watch /etc/husk/pods";
+    assert!(text.contains(of_the_unit));
+    let unit = Unit("husk-watch-test.service");
+    fs::write(unit.path(), text.replace(of_the_unit, &here)).expect("write a unit");
+    let must = |args: &[&str]| {
+        let output = systemctl(args);
+        assert_eq!(output.code, Some(0), "{args:?}: {output}\n{}", systemctl(&["status", unit.0]).out());
+    };
+    must(&["daemon-reload"]);
+    // It is up when its pods were made.
+    must(&["start", unit.0]);
+    let first = host.pod("first").pid("main");
+    put("second");
+    let second = host.pod("second").pid("main");
+    must(&["reload", unit.0]);
+
+    // Restarted, killed or stopped, it leaves its pods alone, and knows them again.
+    must(&["restart", unit.0]);
+    let main_pid = || property(unit.0, "MainPID").parse::<i32>().expect("a pid");
+    let killed = main_pid();
+    kill(Pid::from_raw(killed), Signal::SIGKILL).expect("kill husk watch");
+    wait_for("the next one", || {
+        (![0, killed].contains(&main_pid()) && property(unit.0, "ActiveState") == "active").then_some(())
+    });
+    must(&["stop", unit.0]);
+    assert!(alive(first) && alive(second));
+    assert_eq!((host.pod("first").pid("main"), host.pod("second").pid("main")), (first, second));
+    fs::remove_file(dir.join("first.json")).expect("remove a manifest");
+    must(&["start", unit.0]);
+    wait_for("the first one to go", || (!alive(first)).then_some(()));
+    assert!(alive(second));
+    must(&["stop", unit.0]);
+    host.ok(&["delete", "pods", "--all"]);
+    assert_nothing(&host);
+}

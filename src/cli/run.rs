@@ -51,6 +51,9 @@ impl Run {
     pub(super) fn run(self, context: &Context) -> Result<(), Error> {
         runtime::run::begin();
         let settings = context.settings(&self.network)?;
+        if self.stdin && self.files.iter().any(|file| file == "-") {
+            return Err(Error::usage("--stdin: standard input is the manifest already; put that into a file"));
+        }
         let pods = read_all(&self.files, context, settings.network.mode == network::Mode::Host)?;
         if self.attach && pods.len() > 1 {
             return Err(Error::usage(format!("--attach: the manifests have {} pods; one pod at a time", pods.len())));
@@ -97,9 +100,6 @@ impl Run {
 
     /// Is there somebody who would read our standard input? Looked at before anything is made.
     fn takes_input(&self, pods: &[Pod]) -> Result<(), Error> {
-        if self.files.iter().any(|file| file == "-") {
-            return Err(Error::usage("--stdin: standard input is the manifest already; put that into a file"));
-        }
         let first = pods.first().and_then(|pod| pod.spec.as_ref()?.containers.first());
         match first {
             Some(c) if c.stdin != Some(true) => Err(Error::usage(format!(

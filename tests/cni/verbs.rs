@@ -96,6 +96,40 @@ fn del_is_tried_again_until_it_succeeds_also_after_a_reboot() {
 }
 
 #[test]
+fn a_lost_sandbox_that_cannot_be_made_anew_is_told_and_tried_again() {
+    let net = Network::new(60);
+    let broken = net.host.dir.join("broken");
+    net.script("only", &format!(
+        "if [ $CNI_COMMAND = ADD ] && [ -e {} ]; then echo '{{\"code\":102,\"msg\":\"no more addresses\"}}'; exit 1; fi\n{GOOD}",
+        broken.display()
+    ));
+    net.conflist("1.0.0", json!([{"type": "only"}]));
+    let pod = net.run("again", &pod("again"));
+    let (first, keeper, supervisor) = (pod.pid("c"), pod.keeper(), pod.supervisor());
+    fs::write(&broken, "").expect("write a file");
+    kill(Pid::from_raw(pod.pause()), Signal::SIGKILL).expect("kill pause");
+    wait_for("what went wrong", || {
+        let events = net.host.ok(&["events", "again"]).out();
+        (events.contains("FailedCreatePodSandBox") && events.contains("no more addresses")).then_some(())
+    });
+    assert!(net.host.ok(&["events", "again"]).out().contains("SandboxChanged"));
+    let tries = |verb: &str| net.calls("only").iter().filter(|call| *call == verb).count();
+    assert!(
+        tries("DEL") >= 2,
+        "neither the lost attachment nor the failed one was taken back: {:?}",
+        net.calls("only")
+    );
+    fs::remove_file(&broken).expect("repair the plugin");
+    // A successor need not wait for the time of the next try.
+    kill(Pid::from_raw(supervisor), Signal::SIGKILL).expect("kill the supervisor");
+    wait_for("another sandbox", || pod.status().sandbox.is_some_and(|s| s.attempt == 1 && !s.ended).then_some(()));
+    assert_ne!(pod.pid("c"), first);
+    assert_eq!(pod.keeper(), keeper);
+    pod.delete(&[]);
+    assert!(net.forgotten());
+}
+
+#[test]
 fn an_add_that_nobody_waits_for_any_more_is_taken_back() {
     let net = Network::new(60);
     let go = net.host.dir.join("go");

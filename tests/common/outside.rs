@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -117,7 +117,19 @@ pub fn sweep(dir: &Path, state: &Path) {
 pub fn processes(dir: &Path, parent: &str) -> Vec<i32> {
     let text = dir.to_str().expect("temp paths are UTF-8");
     let own = i32::try_from(std::process::id()).expect("a pid is positive");
-    pids().into_iter().filter(|pid| *pid != own && !unborn(*pid, own) && belongs(*pid, text, parent)).collect()
+    // What names the directory names something in it; without the slash that of the first test would be found in that of the tenth.
+    let (inside, tops) = (format!("{text}/"), tops(parent));
+    let of_ours = |pid: i32| pid != own && !is_of_the_kernel(pid) && !unborn(pid, own);
+    pids().into_iter().filter(|pid| of_ours(*pid) && belongs(*pid, text, &inside, &tops)).collect()
+}
+
+/// A thread of the kernel's, of which there are many.
+fn is_of_the_kernel(pid: i32) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // The ninth of all, and two are in front.
+    { fields }.nth(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
 /// A child of this very process that has not yet called `execve`: it is a copy of ours, with our fds.
@@ -126,18 +138,16 @@ fn unborn(pid: i32, own: i32) -> bool {
     parent(pid) == Some(own) && exe(pid) == exe(own)
 }
 
-fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
-    // What names the directory names something in it; without the slash that of the first test would be found in that of the tenth.
-    let inside = format!("{dir}/");
+fn belongs(pid: i32, dir: &str, inside: &str, tops: &[String]) -> bool {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     if let Some(('Z', above)) = stat(pid) {
         // A zombie has no directories left, but still its cgroup. One that waits for the host's init is nobody else's affair.
-        return above != 1 && in_cgroup(pid, parent);
+        return above != 1 && in_cgroup(pid, tops);
     }
-    in_cgroup(pid, parent)
+    in_cgroup(pid, tops)
         || ["cmdline", "environ"]
             .iter()
-            .any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, &inside)))
+            .any(|name| fs::read(proc.join(name)).is_ok_and(|bytes| contains(&bytes, inside)))
         || ["cwd", "root", "exe"]
             .iter()
             .any(|name| fs::read_link(proc.join(name)).is_ok_and(|path| path.starts_with(dir)))
@@ -148,15 +158,15 @@ fn belongs(pid: i32, dir: &str, parent: &str) -> bool {
             .any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(dir)))
 }
 
-fn in_cgroup(pid: i32, parent: &str) -> bool {
-    let tops = tops(parent);
+fn in_cgroup(pid: i32, tops: &[String]) -> bool {
     let names = |path: &str| path.split('/').any(|part| tops.iter().any(|top| top == part));
     fs::read_to_string(format!("/proc/{pid}/cgroup"))
         .is_ok_and(|text| text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(names))
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    // The library's search, which is quick in a test that is not.
+    String::from_utf8_lossy(bytes).contains(text)
 }
 
 /// All processes.
@@ -242,10 +252,11 @@ pub fn cgroups(parent: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for hierarchy in hierarchies() {
         for top in tops(parent).map(|name| hierarchy.join(name)).into_iter().filter(|top| top.is_dir()) {
-            walk(&top, &mut |path| {
-                if path.is_dir() {
-                    found.push(path.to_owned());
+            walk(&top, &mut |entry| {
+                if is_dir(entry) {
+                    found.push(entry.path());
                 }
+                true
             });
             found.push(top);
         }
@@ -253,15 +264,17 @@ pub fn cgroups(parent: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Calls `visit` for everything below `dir`, without following links.
-fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
+/// Calls `visit` for everything below `dir`, without following links; it tells whether to go on into a directory.
+fn walk(dir: &Path, visit: &mut impl FnMut(&fs::DirEntry) -> bool) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        visit(&path);
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&path, visit);
+        if visit(&entry) && is_dir(&entry) {
+            walk(&entry.path(), visit);
         }
     }
+}
+
+fn is_dir(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 fn mounts(dir: &Path) -> BTreeSet<String> {
@@ -275,19 +288,23 @@ fn files(dir: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for top in ["root", "state"] {
         let top = dir.join(top);
-        walk(&top, &mut |path| {
+        walk(&top, &mut |entry| {
+            let path = entry.path();
             let inner = path.strip_prefix(&top).expect("walked below it");
-            let first = inner.components().next().and_then(|c| c.as_os_str().to_str()).unwrap_or_default();
+            if ["images", "image"].iter().any(|p| inner == Path::new(p)) {
+                return false;
+            }
             let frame =
-                inner.components().count() == 1 && (path.is_dir() || path.metadata().is_ok_and(|meta| meta.len() == 0));
+                inner.components().count() == 1 && (is_dir(entry) || path.metadata().is_ok_and(|meta| meta.len() == 0));
             // `root/state-directory` ties the root to its state directory for good.
             let frame = frame || inner == Path::new("state-directory");
             // The ranges of pods are chosen for good, too.
             let frame = frame
                 || ["network/instance.json", "network/lock", "network/leases"].iter().any(|p| inner == Path::new(p));
-            if first != "images" && first != "image" && !frame {
+            if !frame {
                 found.insert(path.display().to_string());
             }
+            true
         });
     }
     found
@@ -296,10 +313,11 @@ fn files(dir: &Path) -> BTreeSet<String> {
 /// Lines of `/proc/locks` on files below `dir`.
 fn locks(dir: &Path) -> BTreeSet<String> {
     let mut inodes = BTreeSet::new();
-    walk(dir, &mut |path| {
-        if let Ok(meta) = path.symlink_metadata() {
-            inodes.insert(meta.ino().to_string());
+    walk(dir, &mut |entry| {
+        if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+            inodes.insert(entry.ino().to_string());
         }
+        true
     });
     let table = fs::read_to_string("/proc/locks").unwrap_or_default();
     table

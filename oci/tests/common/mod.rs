@@ -24,7 +24,7 @@ impl TempDir {
     pub fn new() -> TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/tmp/husk-oci-{}-{n}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("husk-oci-{}-{n}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         TempDir(dir)
     }

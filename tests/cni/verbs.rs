@@ -104,7 +104,8 @@ fn a_lost_sandbox_that_cannot_be_made_anew_is_told_and_tried_again() {
         broken.display()
     ));
     net.conflist("1.0.0", json!([{"type": "only"}]));
-    let pod = net.run("again", &pod("again"));
+    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1, "containers": [sleeper("c")]});
+    let pod = net.run("again", &manifest("again", spec));
     let (first, keeper, supervisor) = (pod.pid("c"), pod.keeper(), pod.supervisor());
     fs::write(&broken, "").expect("write a file");
     kill(Pid::from_raw(pod.pause()), Signal::SIGKILL).expect("kill pause");

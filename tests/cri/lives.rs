@@ -101,9 +101,14 @@ fn what_is_asked_twice_is_answered_the_same() {
     let client = Client::new(&host, "twice");
     let again = call(&host, "RunPodSandbox", &json!({"config": config("twice")}));
     assert_eq!(again["podSandboxId"], client.sandbox.as_str());
-    let id = client.create("c", "trap 'exit 4' TERM; while :; do sleep 0.05; done");
-    assert_eq!(client.create("c", "trap 'exit 4' TERM; while :; do sleep 0.05; done"), id);
+    let script = "trap 'exit 4' TERM; touch /tmp/up; while :; do sleep 0.05; done";
+    let id = client.create("c", script);
+    assert_eq!(client.create("c", script), id);
     client.call("StartContainer", json!({"containerId": id}));
+    wait_for("its trap", || {
+        let looked = client.call("ExecSync", json!({"containerId": id, "cmd": ["test", "-e", "/tmp/up"]}));
+        (looked["exitCode"].as_i64().unwrap_or(0) == 0).then_some(())
+    });
     for _ in 0..2 {
         client.call("StopContainer", json!({"containerId": id, "timeout": 10}));
         assert_eq!(client.status(&id)["exitCode"], 4);

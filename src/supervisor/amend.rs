@@ -54,6 +54,11 @@ impl Pod {
     fn exchange(&mut self, exchange: Exchange) {
         let record = exchange.record;
         let Some(index) = self.record.containers.iter().position(|c| c.name == record.name) else { return };
+        let c = &self.status.containers[index];
+        if *c.next.as_deref().unwrap_or(&self.record.containers[index]) == record {
+            // Asked before by somebody who died without an answer, or whose supervisor did.
+            return;
+        }
         let grace_seconds = pod::grace_seconds(&self.record);
         self.status.containers[index].next = Some(Box::new(record));
         if matches!(self.status.containers[index].state, State::Running { .. }) {

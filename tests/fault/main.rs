@@ -14,6 +14,7 @@
 //! Runs are not the same to the last call, so a few points are not met; those do not count as kill points, but are checked all the same.
 
 mod calls;
+mod change;
 #[path = "../common/mod.rs"]
 mod common;
 mod play;

@@ -48,7 +48,8 @@ fn a_failed_liveness_probe_has_the_container_started_again() {
     let manifest = pod("live", script, probe).replace("GracePeriodSeconds\": 2,", "GracePeriodSeconds\": 600,");
     let p = host.run("live", &manifest);
     p.wait_log("c", "begun");
-    p.sh("c", "kill $(pidof httpd)");
+    // On a slow machine its probe may have failed by itself meanwhile.
+    p.try_sh("c", "kill $(pidof httpd)");
     let c = p.wait_container("c", "started again", |c| c["restartCount"] == 1 && c["state"]["running"].is_object());
     assert_eq!(c["lastState"]["terminated"]["exitCode"], 137);
     let events = host.ok(&["events", "--for", "pod/live"]).out();

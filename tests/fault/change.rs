@@ -28,6 +28,15 @@ fn has_image(play: &Play<'_>, image: &str) -> bool {
 
 /// `husk apply` with another image for one of two containers.
 pub fn exchange(play: &Play<'_>) {
+    exchanged(play);
+    let log = std::fs::read_to_string(play.pod_dir().join("supervisor.log")).unwrap_or_default();
+    play.check(!log.contains("panicked"), || format!("a supervisor panicked: {log}"));
+    // Others count the images of this host.
+    play.husk(&["delete", "pod", &play.name, "--force"]);
+    play.must(&["image", "rm", NEXT]);
+}
+
+fn exchanged(play: &Play<'_>) {
     let archive = Image::on_busybox(NEXT).set("Env", json!(["OF=next"])).write(&play.witness.join("next.tar"));
     play.host.load(&archive);
     let with = |image: &str| -> String {

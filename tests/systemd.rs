@@ -516,6 +516,7 @@ fn the_unit_for_watch_is_up_with_its_pods_and_leaves_them_alone_when_it_goes() {
     must(&["start", unit.0]);
     let first = host.pod("first").pid("main");
     put("second");
+    wait_for("the second pod", || (host.husk(&["get", "pod", "second"]).code == Some(0)).then_some(()));
     let second = host.pod("second").pid("main");
     must(&["reload", unit.0]);
 

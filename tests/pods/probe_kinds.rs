@@ -36,6 +36,7 @@ impl Drop for Servers {
     }
 }
 
+/// Servers of every kind in the network namespace of a pod's pause.
 fn serve_in(pause: i32) -> Servers {
     let listen = |port| {
         let socket = TcpListener::bind(("::", port)).expect("listen in the pod");

@@ -34,22 +34,22 @@ impl Pod {
         let images = amendment.images.clone();
         let mut new = amended(&self.record, amendment);
         new.next_generation();
-        let before = self.status.clone();
-        if !images.is_empty() {
+        let before = (!images.is_empty()).then(|| self.status.clone());
+        if before.is_some() {
             // First: what was not asked for to the end starts a container once too often, and never leaves one as it was under a new manifest.
             self.change(|pod| images.into_iter().for_each(|exchange| pod.exchange(exchange)))?;
         }
         if let Err(e) = self.dir.write_record(&new) {
-            self.unsaved |= before != self.status;
-            self.status = before;
+            if let Some(before) = before {
+                self.status = before;
+                self.unsaved = true;
+            }
             return Err((Refusal::Unknown, e.to_string()));
         }
         self.record = new;
         Ok(())
     }
-}
 
-impl Pod {
     /// Gives a container another image with its next instance, which comes at once where one runs or waits for its time.
     fn exchange(&mut self, exchange: Exchange) {
         let record = exchange.record;

@@ -236,28 +236,59 @@ fn past(context: &Context, pod_id: &str, record: &ContainerRecord) -> Result<End
         _ => c.last.as_ref().ok_or_else(gone)?,
     };
     let mut log = LogReader::of_file(log_file(&entry, record, exit.attempt))?;
-    log.read(write)?;
-    log.finish(write)?;
+    pass_on(&mut log, true)?;
     Ok(Ended::Exited(exit.exit_code))
 }
 
-/// Writes an entry as the container wrote it, and where.
-fn write(entry: Entry<'_>) -> Result<(), Error> {
-    let end: &[u8] = if entry.full { b"\n" } else { b"" };
-    let written = match entry.stderr {
-        true => {
-            let mut stderr = std::io::stderr().lock();
-            stderr.write_all(entry.text).and_then(|()| stderr.write_all(end))
+/// Passes on what is there in the log; with `last` also what is left of an entry whose writer was killed in the middle of it.
+fn pass_on(log: &mut LogReader, last: bool) -> Result<(), Error> {
+    let mut output = Output::default();
+    let mut read = log.read(|entry| output.take(&entry));
+    if last && read.is_ok() {
+        read = log.finish(|entry| output.take(&entry));
+    }
+    // What came before it failed, too.
+    output.write().and(read)
+}
+
+/// As much of a container's output as is collected before it is written where the container wrote it.
+const PIECE: usize = 64 * 1024;
+
+/// Output of one of a container's streams.
+#[derive(Default)]
+struct Output {
+    stderr: bool,
+    collected: Vec<u8>,
+}
+
+impl Output {
+    fn take(&mut self, entry: &Entry<'_>) -> Result<(), Error> {
+        // The order of the two is kept.
+        if entry.stderr != self.stderr || self.collected.len() >= PIECE {
+            self.write()?;
+            self.stderr = entry.stderr;
         }
-        false => {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(entry.text).and_then(|()| stdout.write_all(end)).and_then(|()| stdout.flush())
+        self.collected.extend_from_slice(entry.text);
+        if entry.full {
+            self.collected.push(b'\n');
         }
-    };
-    written.map_err(|e| match e.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::ClosedOutput,
-        _ => Error::failed(format!("write the container's output: {}", io_text(&e))),
-    })
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        let collected = std::mem::take(&mut self.collected);
+        let written = match self.stderr {
+            true => std::io::stderr().lock().write_all(&collected),
+            false => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&collected).and_then(|()| stdout.flush())
+            }
+        };
+        written.map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => Error::ClosedOutput,
+            _ => Error::failed(format!("write the container's output: {}", io_text(&e))),
+        })
+    }
 }
 
 /// Copies standard input until its end or until the keys come, then writes `last` and closes. What is returned becomes readable when the keys have come.
@@ -338,12 +369,12 @@ impl Relay<'_> {
     fn run(&mut self) -> Result<Ended, Error> {
         let mut exited = None;
         loop {
-            self.log.read(write)?;
+            pass_on(&mut self.log, false)?;
             if self.log.fell_behind() {
                 super::out::say("output came faster than it was read here; some of it may be missing");
             }
             if let Some(code) = exited {
-                self.log.finish(write)?;
+                pass_on(&mut self.log, true)?;
                 return Ok(Ended::Exited(code));
             }
             let stdout = std::io::stdout();
@@ -431,8 +462,7 @@ impl Relay<'_> {
             Some(exit) => Ok(Some(exit.exit_code)),
             None => {
                 // What it has printed is all that is left.
-                self.log.read(write)?;
-                self.log.finish(write)?;
+                pass_on(&mut self.log, true)?;
                 Err(Error::failed("it has come to its end; how the container ended is not known"))
             }
         }

@@ -14,6 +14,7 @@ pub mod skip;
 pub mod talk;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,7 +26,7 @@ use serde_json::{Value, json};
 use outside::Snapshot;
 use run::{Job, Output};
 
-/// The image that most tests run: Debian's static busybox with a link for every applet.
+/// The image that most tests run: Debian's static busybox with links for what tests call.
 pub const BUSYBOX: &str = "husk.test/busybox:1";
 
 /// How long anything may take that has no deadline of its own.
@@ -132,7 +133,7 @@ impl Host {
         let (root, state) = (dir.join("root"), dir.join("state"));
         // A bridge, a table and ports of the host are this test's alone, and go with it.
         let netns = (!matches!(turn, Turn::Borrowed)).then(netns::Own::enter);
-        let before = Snapshot::take(&dir, &state);
+        let before = Snapshot::before(&dir);
         Host { dir, root, state, cgroup_driver: None, stays: &[], before, _netns: netns, _turn: turn }
     }
 
@@ -348,13 +349,32 @@ impl Pod<'_> {
         self.json()["status"]["phase"].as_str().expect("a pod has a phase").to_owned()
     }
 
+    /// Asks `probe` until it answers, at most [`PATIENCE`] long; panics with `what` after that. What asks husk is asked again when the pod's record has
+    /// changed, and from time to time: each time is a program started.
+    #[track_caller]
+    fn watch<T>(&self, what: impl Fn() -> String, mut probe: impl FnMut() -> Option<T>) -> T {
+        let record = || fs::metadata(self.dir.join("status.json")).map(|meta| (meta.ino(), meta.mtime_nsec())).ok();
+        let deadline = Instant::now() + scaled(PATIENCE);
+        loop {
+            let (seen, asked) = (record(), Instant::now());
+            if let Some(value) = probe() {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for: {}", what());
+            let again = Instant::now() + (asked.elapsed() * 10).clamp(Duration::from_millis(100), Duration::from_secs(2));
+            while Instant::now() < again && record() == seen {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     /// Waits until the pod is in `phase`.
     #[track_caller]
     pub fn wait_phase(&self, phase: &str) -> Value {
-        wait_for(&format!("pod {} {phase}, now {}", self.name, self.json()["status"]), || {
-            let pod = self.json();
-            (pod["status"]["phase"] == phase).then_some(pod)
-        })
+        self.watch(
+            || format!("pod {} {phase}, now {}", self.name, self.json()["status"]),
+            || Some(self.json()).filter(|pod| pod["status"]["phase"] == phase),
+        )
     }
 
     /// The entry of `container` in `status.containerStatuses` or `status.initContainerStatuses`.
@@ -373,10 +393,10 @@ impl Pod<'_> {
     /// Waits until `container`'s status satisfies `test`.
     #[track_caller]
     pub fn wait_container(&self, container: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
-        wait_for(&format!("container {container} {what}, now {}", self.container(container)), || {
-            let status = self.container(container);
-            test(&status).then_some(status)
-        })
+        self.watch(
+            || format!("container {container} {what}, now {}", self.container(container)),
+            || Some(self.container(container)).filter(|status| test(status)),
+        )
     }
 
     /// Waits until `container` has terminated for good and returns `state.terminated`.

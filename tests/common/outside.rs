@@ -28,6 +28,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// How it is for a test whose directory was made just now: nothing can be put down to it, so only what is shared is looked at.
+    pub fn before(dir: &Path) -> Snapshot {
+        let [processes, cgroups, files, locks] = [const { BTreeSet::new() }; 4];
+        let (mounts, interfaces, tables) = (mounts(dir), interfaces(), super::netns::tables());
+        Snapshot { processes, cgroups, mounts, files, locks, interfaces, tables }
+    }
+
     /// Looks.
     pub fn take(dir: &Path, state: &Path) -> Snapshot {
         let parent = cgroup_parent(state);
@@ -119,30 +126,24 @@ pub fn processes(dir: &Path, parent: &str) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).expect("a pid is positive");
     // What names the directory names something in it; without the slash that of the first test would be found in that of the tenth.
     let (inside, tops) = (format!("{text}/"), tops(parent));
-    let of_ours = |pid: i32| pid != own && !is_of_the_kernel(pid) && !unborn(pid, own);
-    pids().into_iter().filter(|pid| of_ours(*pid) && belongs(*pid, text, &inside, &tops)).collect()
+    pids().into_iter().filter(|pid| *pid != own && belongs(*pid, own, text, &inside, &tops)).collect()
 }
 
-/// A thread of the kernel's, of which there are many.
-fn is_of_the_kernel(pid: i32) -> bool {
-    const PF_KTHREAD: u64 = 0x0020_0000;
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-    // The ninth of all, and two are in front.
-    { fields }.nth(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
-}
-
-/// A child of this very process that has not yet called `execve`: it is a copy of ours, with our fds.
-fn unborn(pid: i32, own: i32) -> bool {
-    let exe = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    parent(pid) == Some(own) && exe(pid) == exe(own)
-}
-
-fn belongs(pid: i32, dir: &str, inside: &str, tops: &[String]) -> bool {
-    let proc = PathBuf::from(format!("/proc/{pid}"));
-    if let Some(('Z', above)) = stat(pid) {
+/// `own`: this very process.
+fn belongs(pid: i32, own: i32, dir: &str, inside: &str, tops: &[String]) -> bool {
+    let Some(Stat { state, parent, of_the_kernel }) = stat(pid) else { return false };
+    if of_the_kernel {
+        return false;
+    }
+    if state == 'Z' {
         // A zombie has no directories left, but still its cgroup. One that waits for the host's init is nobody else's affair.
-        return above != 1 && in_cgroup(pid, tops);
+        return parent != 1 && in_cgroup(pid, tops);
+    }
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let exe = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    // A child of ours that has not yet called `execve` is a copy of us, with our fds.
+    if parent == own && exe(pid) == exe(own) {
+        return false;
     }
     in_cgroup(pid, tops)
         || ["cmdline", "environ"]
@@ -190,26 +191,39 @@ pub fn cmdline(pid: i32) -> Vec<String> {
 
 /// One line about a process: pid, state, parent, name, arguments.
 fn describe(pid: i32) -> String {
-    let (state, parent) = stat(pid).unwrap_or(('?', 0));
+    let (state, parent) = stat(pid).map_or(('?', 0), |stat| (stat.state, stat.parent));
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("{pid} ({state}, child of {parent}) {}: {}", name.trim(), cmdline(pid).join(" "))
 }
 
-/// The state letter and the parent of a process; `None` once it is reaped.
-fn stat(pid: i32) -> Option<(char, i32)> {
+/// What the kernel says of a process in one line.
+struct Stat {
+    /// Its state letter.
+    state: char,
+    parent: i32,
+    /// A thread of the kernel's, of which there are many.
+    of_the_kernel: bool,
+}
+
+/// `None` once it is reaped.
+fn stat(pid: i32) -> Option<Stat> {
+    const PF_KTHREAD: u64 = 0x0020_0000;
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit(')').next()?.split_whitespace();
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+    let (state, parent) = (fields.next()?.chars().next()?, fields.next()?.parse().ok()?);
+    // The ninth of all fields is the flags.
+    let flags: u64 = fields.nth(4)?.parse().ok()?;
+    Some(Stat { state, parent, of_the_kernel: flags & PF_KTHREAD != 0 })
 }
 
 /// Is there a process that is not a zombie?
 pub fn alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// Parent of a process.
 pub fn parent(pid: i32) -> Option<i32> {
-    stat(pid).map(|(_, parent)| parent)
+    stat(pid).map(|stat| stat.parent)
 }
 
 /// Children of a process.

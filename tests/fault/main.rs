@@ -18,6 +18,7 @@ mod change;
 #[path = "../common/mod.rs"]
 mod common;
 mod play;
+mod reach;
 mod scenarios;
 mod sweep;
 mod sys;

@@ -40,6 +40,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "update", pairs: everybody, cost: 0.6, play: super::update::update },
     Scenario { name: "exchange", pairs: everybody, cost: 0.8, play: super::change::exchange },
     Scenario { name: "debug", pairs: everybody, cost: 0.8, play: super::change::debug },
+    Scenario { name: "copy", pairs: everybody, cost: 0.5, play: super::reach::copy },
+    Scenario { name: "attach", pairs: everybody, cost: 0.5, play: super::reach::attach },
     Scenario { name: "hooks", pairs: but_the_cli, cost: 0.7, play: hooks },
     Scenario { name: "delete-hooks", pairs: but_the_cli, cost: 0.8, play: delete_hooks },
     // Most of its points are the same few calls for another portion.

@@ -1,7 +1,7 @@
 //! Ports of this host that lead into a pod, for as long as this process lives: `kubectl port-forward` without an API server.
 //!
 //! Listeners are the host's; the other end of each connection is a socket that was made in the pod's network namespace, so a server that listens on the pod's
-//! loopback alone is reached, too. One thread, as [`socket::tcp_in`] asks.
+//! loopback alone is reached, too. One thread, as [`OwnNetns::visit`] asks.
 
 use std::fmt;
 use std::io;
@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use husk_oci::errno::{Sys, io_text};
+use husk_oci::sys::netns::OwnNetns;
 use husk_oci::sys::{process, socket};
 use nix::errno::Errno;
 use tokio::io::Interest;
@@ -112,6 +113,8 @@ pub fn run<E>(
         let io = |doing: &'static str| move |e: io::Error| format!("{doing}: {}", io_text(&e));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io("watch for signals"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(io("watch for signals"))?;
+        let own = OwnNetns::open().map_err(|e| format!("open our own network namespace: {}", Sys(e)))?;
+        let inward = Rc::new(Inward { target, own });
         let (notes, mut told) = mpsc::channel(64);
         for pair in pairs {
             let mut at: Vec<(IpAddr, bool)> = Vec::new();
@@ -134,11 +137,11 @@ pub fn run<E>(
                 if let Err(e) = tell(Note::Listening { at, remote: pair.remote }) {
                     return Ok(Err(e));
                 }
-                let (target, notes) = (target.clone_for_task()?, notes.clone());
-                tokio::task::spawn_local(accept(listener, at.port(), pair.remote, target, notes));
+                let task = accept(listener, at.port(), pair.remote, inward.clone(), notes.clone());
+                tokio::task::spawn_local(task);
             }
         }
-        let over = watch(&target.holder).map_err(io("watch the pod"))?;
+        let over = watch(&inward.target.holder).map_err(io("watch the pod"))?;
         loop {
             tokio::select! {
                 biased;
@@ -198,22 +201,21 @@ async fn bind(at: &[(IpAddr, bool)], port: u16) -> Result<(Vec<TcpListener>, Vec
     Err("listen on a random port: none is free for all addresses".into())
 }
 
-impl Target {
-    fn clone_for_task(&self) -> Result<Rc<Target>, String> {
-        let holder = self.holder.try_clone().map_err(|e| format!("duplicate a pidfd: {}", io_text(&e)))?;
-        Ok(Rc::new(Target { name: self.name.clone(), holder, addresses: self.addresses.clone() }))
-    }
+/// What a connection's way into the pod takes.
+struct Inward {
+    target: Target,
+    own: OwnNetns,
 }
 
-async fn accept(listener: TcpListener, local: u16, remote: u16, target: Rc<Target>, notes: mpsc::Sender<Note>) {
+async fn accept(listener: TcpListener, local: u16, remote: u16, inward: Rc<Inward>, notes: mpsc::Sender<Note>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Nobody reads the notes any more when all is over.
                 let _ = notes.send(Note::Accepted { local }).await;
-                let (target, notes) = (target.clone(), notes.clone());
+                let (inward, notes) = (inward.clone(), notes.clone());
                 tokio::task::spawn_local(async move {
-                    if let Err(why) = carry(stream, remote, &target).await {
+                    if let Err(why) = carry(stream, remote, &inward).await {
                         let what = format!("an error occurred forwarding {local} -> {remote}: {why}");
                         let _ = notes.send(Note::Trouble { what }).await;
                     }
@@ -233,8 +235,8 @@ async fn accept(listener: TcpListener, local: u16, remote: u16, target: Rc<Targe
 }
 
 /// Carries one connection to its end. An end of one direction is passed on, and the other goes on.
-async fn carry(mut outside: TcpStream, port: u16, target: &Target) -> Result<(), String> {
-    let mut inside = dial(port, target).await?;
+async fn carry(mut outside: TcpStream, port: u16, to: &Inward) -> Result<(), String> {
+    let mut inside = dial(port, to).await?;
     // Small messages go through at once, as they would without us.
     let _ = (outside.set_nodelay(true), inside.set_nodelay(true));
     match tokio::io::copy_bidirectional(&mut outside, &mut inside).await {
@@ -246,14 +248,14 @@ async fn carry(mut outside: TcpStream, port: u16, target: &Target) -> Result<(),
 }
 
 /// Connects to a port of the pod: its loopback, IPv4 first, then its addresses.
-async fn dial(port: u16, target: &Target) -> Result<TcpStream, String> {
+async fn dial(port: u16, to: &Inward) -> Result<TcpStream, String> {
     let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let mut first = None;
-    for ip in loopback.into_iter().chain(target.addresses.iter().copied()) {
+    for ip in loopback.into_iter().chain(to.target.addresses.iter().copied()) {
         let address = SocketAddr::new(ip, port);
-        let why = match connect(address, target).await {
+        let why = match connect(address, to).await {
             Ok(stream) => return Ok(stream),
-            Err(e) => format!("connect to {address} inside pod {}: {e}", target.name),
+            Err(e) => format!("connect to {address} inside pod {}: {e}", to.target.name),
         };
         // That of the most usual address says most.
         first.get_or_insert(why);
@@ -261,8 +263,9 @@ async fn dial(port: u16, target: &Target) -> Result<TcpStream, String> {
     Err(first.unwrap_or_default())
 }
 
-async fn connect(address: SocketAddr, target: &Target) -> Result<TcpStream, String> {
-    let made = socket::tcp_in(Some(target.holder.as_fd()), address.is_ipv6()).map_err(|e| match e {
+async fn connect(address: SocketAddr, to: &Inward) -> Result<TcpStream, String> {
+    let made = to.own.visit(to.target.holder.as_fd(), || socket::tcp(address.is_ipv6()));
+    let made = made.flatten().map_err(|e| match e {
         Errno::ESRCH => "the pod has ended".to_owned(),
         e => Sys(e).to_string(),
     })?;

@@ -112,7 +112,7 @@ pub fn decide(record: &PodRecord, status: &Status, now: Now) -> Decision {
         } else if !gone && sandbox_alive(status) {
             Decision::now(Action::EndSandbox)
         } else if recreates(record, status) {
-            Decision::now(Action::NewSandbox)
+            revive(record, status, now)
         } else {
             Decision::now(Action::Finish)
         };
@@ -172,6 +172,17 @@ fn delete(record: &PodRecord, status: &Status, deletion: &Deletion, now: Now) ->
         given = given.sooner(Given::ending(ending));
     }
     stop_all(record, status, given, now)
+}
+
+/// Another sandbox, at once or when the time of the next try has come, as long as the pod may be active.
+fn revive(record: &PodRecord, status: &Status, now: Now) -> Decision {
+    let deadline = active_deadline_boot_ns(record, status, now);
+    if deadline.is_some_and(|deadline| now.boot_ns >= deadline) {
+        return Decision::now(Action::Expire);
+    }
+    let retry = status.sandbox.as_ref().and_then(|s| s.retry_boot_ns).filter(|at| now.boot_ns < *at);
+    let Some(retry) = retry else { return Decision::now(Action::NewSandbox) };
+    Decision { actions: Vec::new(), wake_boot_ns: Some(deadline.map_or(retry, |deadline| deadline.min(retry))) }
 }
 
 /// A client decides what runs; what it asked to stop is killed when its time is over.

@@ -392,6 +392,16 @@ pub fn apply_new_sandbox(record: &PodRecord, status: &mut Status, sandbox: Sandb
     begin_anew(record, status, |index, c| c.kind == ContainerKind::App && settled(record, index, c));
 }
 
+/// How long to wait before another sandbox is tried after one that could not be made: the kubelet's time for any error of a pod.
+const SANDBOX_RETRY_NS: u64 = 10 * SECOND_NS;
+
+/// In place of a sandbox that was lost no other could be made.
+pub fn apply_sandbox_failed(status: &mut Status, now: Now) {
+    if let Some(lost) = &mut status.sandbox {
+        lost.retry_boot_ns = Some(now.boot_ns.saturating_add(SANDBOX_RETRY_NS));
+    }
+}
+
 /// All containers have ended for a restart of all: every one begins anew.
 pub fn apply_anew(record: &PodRecord, status: &mut Status) {
     status.restarting_all = None;

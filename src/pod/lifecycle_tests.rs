@@ -250,6 +250,13 @@ fn a_lost_sandbox_comes_back_with_its_init_containers_unless_nothing_is_to_be_re
         apply_exit(&r, &mut s, 2, exit(0, 137, 8));
         assert_eq!(actions(&r, &s, 8), [Action::NewSandbox]);
         assert_eq!(phase(&r, &s, Liveness::Alive), Phase::Running);
+        // One that cannot be made is tried again after ten seconds.
+        let failed = 8 * SECOND;
+        apply_sandbox_failed(&mut s, at(failed));
+        let waits = Decision { actions: vec![], wake_boot_ns: Some(failed + 10 * SECOND) };
+        assert_eq!(decide(&r, &s, at(failed)), waits);
+        assert_eq!(decide(&r, &s, at(failed + 10 * SECOND - 1)), waits);
+        assert_eq!(actions(&r, &s, failed + 10 * SECOND), [Action::NewSandbox]);
         let sandbox = Sandbox { ended: false, ..s.sandbox.clone().expect("lost") };
         apply_new_sandbox(&r, &mut s, sandbox);
         assert_eq!(s.sandbox.as_ref().map(|s| s.attempt), Some(1));

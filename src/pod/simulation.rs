@@ -85,6 +85,8 @@ struct World {
     finished: bool,
     phase: Phase,
     sandboxes: u32,
+    /// When the last try to make another one has failed.
+    sandbox_failed_ns: Option<u64>,
     /// It was last stopped because of a probe.
     probed: Vec<bool>,
 }
@@ -118,6 +120,7 @@ impl World {
             finished: false,
             phase: Phase::Pending,
             sandboxes: 1,
+            sandbox_failed_ns: None,
             probed: vec![false; slots],
         }
     }
@@ -343,6 +346,12 @@ impl World {
             }
             Action::NewSandbox => {
                 assert!(self.processes.iter().all(Option::is_none) && !self.closing());
+                assert!(self.sandbox_failed_ns.is_none_or(|at| self.now_ns >= at + 10 * SECOND), "tried too soon");
+                if self.random.one_in(3) {
+                    self.sandbox_failed_ns = Some(self.now_ns);
+                    return apply_sandbox_failed(&mut self.status, now);
+                }
+                self.sandbox_failed_ns = None;
                 let sandbox = Sandbox { ended: false, ..self.status.sandbox.clone().expect("lost") };
                 apply_new_sandbox(&self.record, &mut self.status, sandbox);
                 assert_eq!(self.status.sandbox.as_ref().map(|s| s.attempt), Some(self.sandboxes));

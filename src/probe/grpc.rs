@@ -135,7 +135,7 @@ type Called = Result<Serving, String>;
 
 /// The outer error: it could not be tried.
 async fn call(place: &Place<'_>, to: SocketAddr, service: &str) -> Result<Called, String> {
-    let stream = match place.connect(to).await {
+    let stream = match place.connect_to_talk(to).await {
         Ok(stream) => stream,
         Err(e @ ConnectError::Socket { .. }) => return Err(e.to_string()),
         Err(e @ ConnectError::Refused { .. }) => return Ok(Err(e.to_string())),

@@ -160,7 +160,9 @@ async fn once(
     host: Option<&HeaderValue>,
 ) -> Result<Once, Error> {
     let failed = |e: &dyn std::fmt::Display| Error::Failed(format!("GET {url}: {e}"));
-    let stream = place.connect((address, url.port).into()).await.map_err(|e| match e {
+    let to = (address, url.port).into();
+    let stream = if url.tls { place.connect_to_talk(to).await } else { place.connect(to).await };
+    let stream = stream.map_err(|e| match e {
         ConnectError::Refused { .. } => failed(&e),
         ConnectError::Socket { .. } => Error::Impossible(format!("GET {url}: {e}")),
     })?;

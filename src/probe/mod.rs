@@ -1,7 +1,7 @@
 //! Probes: is a container up, alive, ready? One mechanism a file, and the state machine that decides when to ask and what an answer means.
 //!
 //! [`worker`] is pure: time is a parameter, and nothing here remembers anything but it. [`http`], [`tcp`] and [`grpc`] ask over the network, through sockets that are
-//! made inside the pod's network namespace by the caller's only thread ([`husk_oci::sys::socket::tcp_in`]); there is no helper process, no second thread, and no name is ever looked up: a
+//! made inside the pod's network namespace by the caller's only thread ([`OwnNetns::visit`]); there is no helper process, no second thread, and no name is ever looked up: a
 //! host is an IP address or `localhost`. `exec` needs a process in a container, which only the supervisor can make.
 //!
 //! Whoever answers is a stranger: what is read from one is bounded in size, and every call is meant to be dropped when its time is over.
@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use husk_oci::sys::netns::OwnNetns;
 use husk_oci::sys::socket;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -186,8 +187,8 @@ impl Outcome {
 /// From where a probe is made.
 #[derive(Debug)]
 pub struct Place<'a> {
-    /// The pod's network namespace: an nsfs file or the pidfd of a process in it; `None`: our own.
-    pub netns: Option<BorrowedFd<'a>>,
+    /// The pod's network namespace, an nsfs file or the pidfd of a process in it, and ours to come back to; `None`: ours is the pod's.
+    pub netns: Option<(BorrowedFd<'a>, &'a OwnNetns)>,
     /// The pod's address, for a probe without `host`.
     pub address: IpAddr,
     /// What it waits for, for the message when its time is over.
@@ -196,7 +197,7 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// In a network namespace, to an address of the pod; without one to the loopback.
-    pub fn new(netns: Option<BorrowedFd<'a>>, address: Option<IpAddr>) -> Place<'a> {
+    pub fn new(netns: Option<(BorrowedFd<'a>, &'a OwnNetns)>, address: Option<IpAddr>) -> Place<'a> {
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         Place { netns, address, progress: Cell::new("to begin") }
     }
@@ -212,14 +213,22 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// For at most one piece of data each way.
     async fn connect(&self, to: SocketAddr) -> Result<TcpStream, ConnectError> {
         self.progress.set("for the connection");
-        let make = |netns| socket::tcp_in(netns, to.is_ipv6());
-        let socket = make(self.netns).map_err(|errno| ConnectError::Socket { errno })?;
-        let refused = |e: std::io::Error| ConnectError::Refused { to, why: husk_oci::errno::io_text(&e) };
-        let stream = TcpSocket::from_std_stream(socket.into()).connect(to).await.map_err(refused)?;
-        // Small requests that are answered at once.
-        stream.set_nodelay(true).map_err(refused)?;
+        let make = || socket::tcp(to.is_ipv6());
+        let socket = match self.netns {
+            Some((netns, own)) => own.visit(netns, make).flatten(),
+            None => make(),
+        };
+        let socket = socket.map_err(|errno| ConnectError::Socket { errno })?;
+        TcpSocket::from_std_stream(socket.into()).connect(to).await.map_err(|e| ConnectError::refused(to, &e))
+    }
+
+    /// For a dialogue of small messages that are answered at once.
+    async fn connect_to_talk(&self, to: SocketAddr) -> Result<TcpStream, ConnectError> {
+        let stream = self.connect(to).await?;
+        stream.set_nodelay(true).map_err(|e| ConnectError::refused(to, &e))?;
         Ok(stream)
     }
 }
@@ -247,6 +256,12 @@ pub(crate) enum ConnectError {
         /// The kernel's word.
         errno: Errno,
     },
+}
+
+impl ConnectError {
+    fn refused(to: SocketAddr, why: &std::io::Error) -> ConnectError {
+        ConnectError::Refused { to, why: husk_oci::errno::io_text(why) }
+    }
 }
 
 impl fmt::Display for ConnectError {

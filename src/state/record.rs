@@ -631,6 +631,9 @@ pub struct Sandbox {
     /// How many sandboxes the pod had before this one.
     #[serde(default, skip_serializing_if = "is_zero_u32")]
     pub attempt: u32,
+    /// Another was to take its place and could not be made: CLOCK_BOOTTIME nanoseconds before which that is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_boot_ns: Option<u64>,
 }
 
 /// A request to end the pod.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use husk_oci::sandbox as oci;
 use husk_oci::sys::{fd, process};
@@ -106,7 +107,7 @@ impl Pod {
         }
         self.step(Kind::Sandbox, pause_from);
         self.open_messages(held.pidfd.as_fd())?;
-        self.pause = Some(held.pidfd);
+        self.pause = Some(Rc::new(held.pidfd));
         let ticks =
             start_ticks(held.pid)?.ok_or_else(|| Error::Host { what: "pause died right after its start".into() })?;
         let network = self.attach_network(linked, Holder { pid: held.pid, start_ticks: ticks }).await?;
@@ -116,6 +117,7 @@ impl Pod {
             ready_at: jiff::Timestamp::now(),
             ended: false,
             attempt: 0,
+            retry_boot_ns: None,
             network: Some(Box::new(network)),
         })
     }
@@ -185,7 +187,7 @@ impl Pod {
         let listener = self.keeper_get(slots::CONTROL)?;
         self.listen(listener)?;
         if let Some(sandbox) = self.status.sandbox.clone().filter(|s| !s.ended) {
-            self.pause = open_process(sandbox.pid, sandbox.start_ticks)?;
+            self.pause = open_process(sandbox.pid, sandbox.start_ticks)?.map(Rc::new);
             if self.pause.is_none() {
                 pod::apply_sandbox_end(&self.record, &mut self.status);
                 self.unsaved = true;

@@ -178,14 +178,14 @@ impl Pod {
 
     /// Has a hook's request made. That it was begun is on disk first: it is not made twice.
     fn begin_call(&mut self, index: usize, hook: Hook, action: &HookAction, request: &HttpGet) -> Result<(), Error> {
-        let (netns, address) = self.probed_from()?;
+        let from = self.probed_from()?;
         pod::apply_hook_begun(&mut self.status, index, hook, action, None, now());
         self.write_status()?;
         self.unsaved = false;
         let c = &self.status.containers[index];
         let (slot, attempt, request, sender) = (c.slot, c.attempt, request.clone(), self.calls.sender.clone());
         let task = tokio::task::spawn_local(Box::pin(async move {
-            let end = call(&Place::new(netns.as_ref().map(AsFd::as_fd), address), &request).await;
+            let end = call(&from.place(), &request).await;
             // Nobody wants to know any more when the supervisor has gone.
             let _ = sender.send(Called { slot, attempt, hook, end });
         }));

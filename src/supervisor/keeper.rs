@@ -126,13 +126,18 @@ impl Keeper {
         Ok(keeper)
     }
 
+    /// An exit that was announced before some answer that has been read, and not yet returned. Asks nobody.
+    pub fn heard_exited(&mut self) -> Option<Exited> {
+        self.exited.pop_front()
+    }
+
     /// An exit that was announced and not yet returned. Does not wait. keeper announces the next one when this one was reaped.
     ///
     /// # Errors
     /// keeper is gone.
     pub fn next_exited(&mut self) -> Result<Option<Exited>> {
         loop {
-            if let Some(exited) = self.exited.pop_front() {
+            if let Some(exited) = self.heard_exited() {
                 return Ok(Some(exited));
             }
             match self.receive(true)? {

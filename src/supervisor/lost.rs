@@ -13,9 +13,6 @@ use crate::state::events::EventType;
 use crate::state::record::Sandbox;
 use crate::state::{Doom, doom};
 
-/// How long to wait before another sandbox is tried after one that could not be made: the kubelet's time for any error of a pod.
-const RETRY_NS: u64 = 10_000_000_000;
-
 impl Pod {
     /// Takes note of a sandbox whose pause is dying.
     pub(super) fn notice_lost_sandbox(&mut self) -> bool {
@@ -36,7 +33,6 @@ impl Pod {
 
     /// Makes a sandbox in place of the one that was lost. What goes wrong is tried again after a while.
     pub(super) async fn new_sandbox(&mut self) {
-        self.sandbox_retry_boot_ns = None;
         self.event(EventType::Normal, "SandboxChanged", None, "Pod sandbox changed, it will be killed and re-created.");
         // Made for the one that was lost.
         self.prepared = None;
@@ -57,7 +53,8 @@ impl Pod {
                 say("error", format_args!("make another sandbox: {e}, trying again"));
                 self.pause = None;
                 self.kill_strangers();
-                self.sandbox_retry_boot_ns = Some(now().boot_ns.saturating_add(RETRY_NS));
+                pod::apply_sandbox_failed(&mut self.status, now());
+                self.unsaved = true;
             }
         }
     }

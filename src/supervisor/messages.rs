@@ -29,11 +29,7 @@ impl Pod {
     /// The same with a pod whose last supervisor died.
     pub(super) fn recover_messages(&mut self) -> Result<(), Error> {
         self.messages = self.keeper_get(slots::MESSAGES)?;
-        let pause = self.pause.as_ref().filter(|_| self.messages.is_none());
-        let Some(pause) = pause.map(|fd| fd.try_clone()).transpose().map_err(|e| Error::io("duplicate a pidfd", &e))?
-        else {
-            return Ok(());
-        };
+        let Some(pause) = self.pause.clone().filter(|_| self.messages.is_none()) else { return Ok(()) };
         if let Err(e) = self.open_messages(pause.as_fd()) {
             say("warn", format_args!("{e}, continuing without it"));
         }

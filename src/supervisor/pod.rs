@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use husk_oci::sys::netns::OwnNetns;
 use husk_oci::sys::{clock, memory, process};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -110,10 +111,10 @@ pub struct Pod {
     pub(super) placed: Vec<usize>,
     /// The first container, prepared while pause was setting itself up.
     pub(super) prepared: Option<(usize, container::Prepared)>,
-    /// When to try again to make a sandbox in place of one that was lost.
-    pub(super) sandbox_retry_boot_ns: Option<u64>,
     /// pause, while it lives.
-    pub(super) pause: Option<OwnedFd>,
+    pub(super) pause: Option<Rc<OwnedFd>>,
+    /// Our own network namespace, for those who visit the pod's; from the first visit on.
+    pub(super) own_netns: Option<Rc<OwnNetns>>,
     /// Where the sandbox keeps termination messages, if it does.
     pub(super) messages: Option<OwnedFd>,
     /// Addresses of the sandbox, for those who serve its host ports.
@@ -208,8 +209,8 @@ impl Pod {
             helper: ready.is_some(),
             placed: Vec::new(),
             prepared: None,
-            sandbox_retry_boot_ns: None,
             pause: None,
+            own_netns: None,
             messages: None,
             pod_addresses: Rc::default(),
             live,
@@ -318,7 +319,6 @@ impl Pod {
                 self.take_leavers_away();
                 self.advance_resize();
             }
-            let before = self.status.clone();
             let decision = pod::decide(&self.record, &self.status, now());
             if decision.actions.is_empty() {
                 if starting && self.unsaved {
@@ -327,9 +327,8 @@ impl Pod {
                 }
                 return Ok(decision.wake_boot_ns);
             }
-            // Only a sandbox that is still wanted has a time to try again.
-            let retry = self.sandbox_retry_boot_ns.filter(|_| decision.actions.contains(&Action::NewSandbox));
-            let wake_boot_ns = decision.wake_boot_ns.into_iter().chain(retry).min();
+            let before = self.status.clone();
+            let wake_boot_ns = decision.wake_boot_ns;
             let stops = stops(&decision.actions);
             if stops.len() > 1 {
                 // Recorded together.
@@ -355,7 +354,6 @@ impl Pod {
                 self.leaving.iter().any(|l| l.instance.slot == self.status.containers[index].slot)
             }
             Action::Finish => !self.leaving.is_empty(),
-            Action::NewSandbox => self.sandbox_retry_boot_ns.is_some_and(|at| now().boot_ns < at),
             _ => false,
         }
     }
@@ -390,12 +388,23 @@ impl Pod {
         !self.unsaved
     }
 
-    /// Waits for the next event and takes it in.
+    /// Waits for the next event from which something may follow, and takes it in; `wake_boot_ns` is when something follows from time alone.
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
+        // Probes come and go without the rules being asked, as long as all is as it was.
+        while let Waited::Probing = self.wait_once(wake_boot_ns).await? {
+            self.kill_late_execs();
+        }
+        self.kill_late_execs();
+        Ok(())
+    }
+
+    async fn wait_once(&mut self, wake_boot_ns: Option<u64>) -> Result<Waited, Error> {
         self.probe().await;
         let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
-        let wake_boot_ns = [wake_boot_ns, self.next_exec_deadline(), self.probing.next()].into_iter().flatten().min();
-        let until = wake_boot_ns.map(|at| {
+        let probe_boot_ns = self.probing.next();
+        let due_boot_ns = [wake_boot_ns, self.next_exec_deadline(), probe_boot_ns].into_iter().flatten().min();
+        self.probing.trim(due_boot_ns);
+        let until = due_boot_ns.map(|at| {
             // Never zero: a time that has passed and that nothing came of must not spin.
             Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))
         });
@@ -403,9 +412,11 @@ impl Pod {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let exited = loop {
-            if let Some(exited) = self.keeper.next_exited().map_err(keeper_error)? {
-                break Some(exited);
+        loop {
+            // What came between the answers of keeper; `keeper_ready` tells of the rest.
+            if let Some(exited) = self.keeper.heard_exited() {
+                self.exited(exited).await?;
+                return Ok(Waited::News);
             }
             if let Some(e) = self.keeper.refusal() {
                 say("error", e);
@@ -415,33 +426,37 @@ impl Pod {
                 ready = self.keeper_ready.readable() => {
                     let mut ready = ready.map_err(|e| Error::io("watch keeper", &e))?;
                     match self.keeper.next_exited().map_err(keeper_error)? {
-                        Some(exited) => break Some(exited),
+                        Some(exited) => {
+                            self.exited(exited).await?;
+                            return Ok(Waited::News);
+                        }
                         None => ready.clear_ready(),
                     }
                 }
                 Some(command) = self.commands.recv() => {
                     self.command(command).await;
-                    break None;
+                    return Ok(Waited::News);
                 }
                 Some(killed) = self.kills.recv() => {
                     self.killed(killed);
-                    break None;
+                    return Ok(Waited::News);
                 }
                 ended = self.probing.ended() => {
-                    self.probed(ended).await;
-                    break None;
+                    let mut news = self.probed(ended).await;
+                    while let Some(ended) = self.probing.also_ended() {
+                        news |= self.probed(ended).await;
+                    }
+                    return Ok(if news || self.unsaved { Waited::News } else { Waited::Probing });
                 }
                 called = self.calls.ended() => {
                     self.called(called);
-                    break None;
+                    return Ok(Waited::News);
                 }
-                () = rest(sleep) => break None,
+                () = rest(sleep) => {
+                    let only_probes = retry.is_none() && probe_boot_ns == due_boot_ns && wake_boot_ns != due_boot_ns;
+                    return Ok(if only_probes { Waited::Probing } else { Waited::News });
+                }
             }
-        };
-        self.kill_late_execs();
-        match exited {
-            Some(exited) => self.exited(exited).await,
-            None => Ok(()),
         }
     }
 
@@ -584,6 +599,14 @@ impl Pod {
             self.waiting_for_end.push(reply);
         }
     }
+}
+
+/// What was waited for.
+enum Waited {
+    /// Something of which the rules do not know yet.
+    News,
+    /// A probe that was due, or one that has ended and said nothing new.
+    Probing,
 }
 
 /// Who is to be asked to stop.

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
+use husk_oci::sys::netns::OwnNetns;
 use husk_oci::sys::{fd, memory};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,8 +22,8 @@ use crate::runtime::Error;
 use crate::state::events::EventType;
 use crate::state::record::{PodRecord, State, StopWhy};
 
-/// How long memory that a probe has used may stay with us after it.
-const TRIM_NS: u64 = 5_000_000_000;
+/// How long a sleep must be for memory that probes have used to be given back before it: the next ones take it again, page by page.
+const TRIM_NS: u64 = 200_000_000;
 
 /// What a probe has come to.
 struct Probed {
@@ -44,7 +46,8 @@ pub(super) struct Probing {
     posts: Vec<Post>,
     results: mpsc::UnboundedReceiver<Probed>,
     sender: mpsc::UnboundedSender<Probed>,
-    trimmed_ns: u64,
+    /// Memory was used since it was last given back.
+    untidy: bool,
 }
 
 impl Probing {
@@ -58,12 +61,23 @@ impl Probing {
                 }
             }
         }
-        Probing { posts, results, sender, trimmed_ns: 0 }
+        Probing { posts, results, sender, untidy: false }
     }
 
     /// When the next probe is to be made: CLOCK_BOOTTIME nanoseconds.
     pub(super) fn next(&self) -> Option<u64> {
         self.posts.iter().filter_map(|post| post.worker.due()).min()
+    }
+
+    /// Gives back what probes have used, before a sleep until `due_boot_ns` (`None`: no end of it is known).
+    pub(super) fn trim(&mut self, due_boot_ns: Option<u64>) {
+        if !self.untidy || self.posts.iter().any(|post| post.task.is_some()) {
+            return;
+        }
+        if due_boot_ns.is_none_or(|due| due.saturating_sub(now().boot_ns) >= TRIM_NS) {
+            self.untidy = false;
+            memory::release_free();
+        }
     }
 
     /// Waits for a probe to end.
@@ -73,6 +87,11 @@ impl Probing {
             // We hold a sender.
             None => std::future::pending().await,
         }
+    }
+
+    /// Another that has ended already.
+    pub(super) fn also_ended(&mut self) -> Option<Ended> {
+        self.results.try_recv().ok().map(Ended)
     }
 }
 
@@ -143,8 +162,8 @@ impl Pod {
                 })
             }
             _ => {
-                let (netns, address) = match self.probed_from() {
-                    Ok(place) => place,
+                let from = match self.probed_from() {
+                    Ok(from) => from,
                     Err(e) => {
                         let _ = sender.send(Probed { worker: number, attempt, outcome: Outcome::Error(e.to_string()) });
                         return;
@@ -152,7 +171,7 @@ impl Pod {
                 };
                 // What is made for a probe goes with it.
                 tokio::task::spawn_local(Box::pin(async move {
-                    let outcome = ask(netns, address, &probe).await;
+                    let outcome = probe::ask(&from.place(), &probe).await;
                     let _ = sender.send(Probed { worker: number, attempt, outcome });
                 }))
             }
@@ -160,17 +179,23 @@ impl Pod {
         self.probing.posts[number].task = Some(task);
     }
 
-    /// Whose network namespace probes and hooks ask from (`None`: our own), and the address that is meant without a host.
+    /// From where probes and hooks ask.
     ///
     /// # Errors
-    /// There is no sandbox.
-    pub(super) fn probed_from(&self) -> Result<(Option<OwnedFd>, Option<IpAddr>), Error> {
-        let netns = match (&self.pause, self.record.sandbox.host_network) {
-            (_, true) => None,
-            (Some(pause), false) => Some(pause.try_clone().map_err(|e| Error::io("duplicate a pidfd", &e))?),
-            (None, false) => return Err(Error::Host { what: "the sandbox is gone".into() }),
+    /// There is no sandbox, or no fd.
+    pub(super) fn probed_from(&mut self) -> Result<Origin, Error> {
+        if self.record.sandbox.host_network {
+            return Ok(Origin { netns: None, address: self.address() });
+        }
+        let pause = self.pause.clone().ok_or_else(|| Error::Host { what: "the sandbox is gone".into() })?;
+        let own = match &self.own_netns {
+            Some(own) => own.clone(),
+            None => {
+                let own = OwnNetns::open().map_err(|e| Error::sys("open our own network namespace", e))?;
+                self.own_netns.insert(Rc::new(own)).clone()
+            }
         };
-        Ok((netns, self.address()))
+        Ok(Origin { netns: Some((pause, own)), address: self.address() })
     }
 
     /// The address that a probe without a host means: the pod's first; on the host's network, and without a network, the loopback's.
@@ -209,6 +234,7 @@ impl Pod {
     /// A probe has ended. True when something follows from it.
     pub(super) async fn probed(&mut self, ended: Ended) -> bool {
         let Ended(Probed { worker: number, attempt, outcome }) = ended;
+        self.probing.untidy = true;
         let post = &mut self.probing.posts[number];
         post.task = None;
         let (index, kind) = (post.index, post.worker.kind());
@@ -244,7 +270,6 @@ impl Pod {
                 self.container_event(EventType::Warning, "Unhealthy", index, &text);
             }
         }
-        self.trim(time.boot_ns);
         let told = !matches!(outcome, Outcome::Success);
         match result {
             Some(result) => self.take_in(index, kind, result) || told,
@@ -283,20 +308,19 @@ impl Pod {
         }
         true
     }
-
-    /// Gives back what probes have used, now and then.
-    fn trim(&mut self, now_ns: u64) {
-        let idle = self.probing.posts.iter().all(|post| post.task.is_none());
-        if idle && now_ns.saturating_sub(self.probing.trimmed_ns) >= TRIM_NS {
-            self.probing.trimmed_ns = now_ns;
-            memory::release_free();
-        }
-    }
 }
 
-/// Asks over the network, more than once where it could not be asked at all.
-async fn ask(netns: Option<OwnedFd>, address: Option<IpAddr>, probe: &Probe) -> Outcome {
-    probe::ask(&Place::new(netns.as_ref().map(AsFd::as_fd), address), probe).await
+/// From where a probe or a hook asks, held while it does.
+pub(super) struct Origin {
+    /// Of pause, and ours; `None`: ours is the pod's.
+    netns: Option<(Rc<OwnedFd>, Rc<OwnNetns>)>,
+    address: Option<IpAddr>,
+}
+
+impl Origin {
+    pub(super) fn place(&self) -> Place<'_> {
+        Place::new(self.netns.as_ref().map(|(pause, own)| (pause.as_fd(), &**own)), self.address)
+    }
 }
 
 /// A command that was begun, seen from its client.

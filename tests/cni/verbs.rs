@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::common::{manifest, sleeper, wait_for};
+use crate::common::{manifest, scaled, sleeper, wait_for};
 use crate::{Network, ips};
 
 /// Answers ADD with an address, and passes everything else.
@@ -121,8 +122,20 @@ fn a_lost_sandbox_that_cannot_be_made_anew_is_told_and_tried_again() {
         net.calls("only")
     );
     fs::remove_file(&broken).expect("repair the plugin");
-    // A successor need not wait for the time of the next try.
+    let due = || pod.status().sandbox.and_then(|lost| lost.retry_boot_ns);
+    let retry_boot_ns = wait_for("the time of the next try", due);
+    // A successor keeps it.
     kill(Pid::from_raw(supervisor), Signal::SIGKILL).expect("kill the supervisor");
+    let said = net.host.ok(&["explain", "again"]).out();
+    assert!(said.contains("no sandbox could be made") && said.contains("another sandbox is made"), "{said}");
+    let tried = tries("ADD");
+    let began_ns = wait_for("the next try", || {
+        let now = husk_oci::sys::clock::boottime().as_nanos();
+        (tries("ADD") > tried).then_some(now)
+    });
+    let late_ns = u64::try_from(began_ns).expect("a time").checked_sub(retry_boot_ns);
+    let late = Duration::from_nanos(late_ns.expect("not before its time"));
+    assert!(late < scaled(Duration::from_millis(200)), "the next try began {late:?} after its time");
     wait_for("another sandbox", || pod.status().sandbox.is_some_and(|s| s.attempt == 1 && !s.ended).then_some(()));
     assert_ne!(pod.pid("c"), first);
     assert_eq!(pod.keeper(), keeper);

@@ -4,7 +4,7 @@
 //! * Nothing here allocates, logs or takes a lock: a child may call everything between `clone3(2)` and `execve(2)`.
 //! * No policy and no invented path. Multiplexed calls are cut up into one function per meaning.
 //!
-//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`random`], [`seccomp`], [`bpf`], [`term`], [`clock`], [`xattr`].
+//! Files by subject: [`mount`], [`path`], [`process`], [`cred`], [`fd`], [`memory`], [`random`], [`seccomp`], [`bpf`], [`term`], [`clock`], [`xattr`], [`net`], [`netns`], [`socket`].
 #![allow(unsafe_code)]
 
 pub mod bpf;
@@ -14,6 +14,7 @@ pub mod fd;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod netns;
 pub mod path;
 pub mod process;
 pub mod random;

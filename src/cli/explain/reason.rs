@@ -176,12 +176,14 @@ impl Case<'_> {
             }
             Some(sandbox) if sandbox.ended => {
                 self.set(Stage::Sandbox, "the process that held its namespaces has died, and every container with it");
-                match pod::recreates(record, status) {
-                    true => self.then(
-                        None,
-                        "another sandbox is made, and its containers are started in it, init containers first",
-                    ),
-                    false => self.then(None, "the pod has ended with it"),
+                let next = "another sandbox is made, and its containers are started in it, init containers first";
+                match (pod::recreates(record, status), sandbox.retry_boot_ns) {
+                    (true, Some(at)) => {
+                        self.set(Stage::Sandbox, "no sandbox could be made in place of the one that was lost");
+                        self.at(at, None, next);
+                    }
+                    (true, None) => self.then(None, next),
+                    (false, _) => self.then(None, "the pod has ended with it"),
                 }
             }
             Some(_) if record.driven() => self.driven(),

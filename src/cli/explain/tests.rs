@@ -294,6 +294,17 @@ fn table() -> Vec<(&'static str, Facts, Stage, &'static str)> {
              another sandbox is made, and its containers are started in it, init containers first",
         ),
         (
+            "no sandbox in place of one that was lost",
+            change(facts("Always", vec![app("main", terminated(0, 137, 1))]), &|facts| {
+                let retry_boot_ns = Some(facts.now.boot_ns + 7_000_000_000);
+                let lost = facts.status.sandbox.as_mut().expect("a sandbox");
+                (lost.ended, lost.retry_boot_ns) = (true, retry_boot_ns);
+            }),
+            Stage::Sandbox,
+            "Why: no sandbox could be made in place of the one that was lost\nNext:\n  \
+             in 7s (00:10:07Z): another sandbox is made, and its containers are started in it, init containers first",
+        ),
+        (
             "an init container that runs",
             change(
                 facts("Always", vec![init("one", running(7)), app("main", waiting("PodInitializing"))]),

@@ -134,7 +134,8 @@ fn a_namespace_that_is_gone_says_nothing_about_the_container() {
         let pidfd = husk_oci::sys::process::pidfd_open(child.id() as i32).expect("a pidfd");
         child.wait().expect("it ends");
         use std::os::fd::AsFd;
-        let place = Place::new(Some(pidfd.as_fd()), None);
+        let own = husk_oci::sys::netns::OwnNetns::open().expect("our own namespace");
+        let place = Place::new(Some((pidfd.as_fd(), &own)), None);
         let outcome = ask(&place, &probe(Handler::TcpSocket { host: None, port: 1 })).await;
         assert!(matches!(&outcome, Outcome::Error(text) if text.contains("network namespace")), "{outcome:?}");
     });

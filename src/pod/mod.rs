@@ -28,9 +28,9 @@ pub use decide::{Action, Decision, Now, decide, first};
 pub use event_object::{EVENT_SOURCE, event_to_v1};
 pub use events::{
     OOM_KILLED, Process, apply_anew, apply_deadline, apply_ending, apply_exit, apply_finish, apply_hook_begun,
-    apply_hook_end, apply_initialized, apply_new_sandbox, apply_oom_kills, apply_sandbox_end, apply_sandbox_failed, apply_start,
-    apply_stopping, end_text, exit_reason, initial, longest_backoff_ms, oom_text, pod_text, request_delete,
-    request_resize, request_stop,
+    apply_hook_end, apply_initialized, apply_new_sandbox, apply_oom_kills, apply_sandbox_end, apply_sandbox_failed,
+    apply_start, apply_stopping, end_text, exit_reason, initial, longest_backoff_ms, oom_text, pod_text,
+    request_delete, request_resize, request_stop,
 };
 pub use rules::{
     GRACE_FLOOR_SECONDS, SECOND_NS, accepts_containers, active_deadline_boot_ns, ended, grace_seconds, hooked,

@@ -59,8 +59,15 @@ pub(super) fn at(boot_ns: u64) -> Now {
 /// With its sandbox, nothing started.
 pub(super) fn fresh(record: &PodRecord) -> Status {
     let mut status = initial(record, "boot", at(0));
-    status.sandbox =
-        Some(Sandbox { pid: 10, start_ticks: 1, ready_at: at(0).wall, ended: false, network: None, attempt: 0, retry_boot_ns: None });
+    status.sandbox = Some(Sandbox {
+        pid: 10,
+        start_ticks: 1,
+        ready_at: at(0).wall,
+        ended: false,
+        network: None,
+        attempt: 0,
+        retry_boot_ns: None,
+    });
     status
 }
 

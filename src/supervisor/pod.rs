@@ -16,10 +16,10 @@ use tokio::task::JoinHandle;
 use super::First;
 use super::begin::staging;
 use super::ephemeral::Leaver;
-use super::hooks::Calls;
-use super::keeper::Keeper;
+use super::hooks::{Called, Calls};
+use super::keeper::{Exited, Keeper};
 use super::oom::{Killed, Watching};
-use super::probes::Probing;
+use super::probes::{Ended, Probing};
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
@@ -390,15 +390,18 @@ impl Pod {
 
     /// Waits for the next event from which something may follow, and takes it in; `wake_boot_ns` is when something follows from time alone.
     async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
-        // Probes come and go without the rules being asked, as long as all is as it was.
-        while let Waited::Probing = self.wait_once(wake_boot_ns).await? {
+        loop {
+            let news = self.wait_once(wake_boot_ns).await?;
             self.kill_late_execs();
+            // Probes come and go without the rules being asked, as long as all is as it was.
+            if news || wake_boot_ns.is_some_and(|at| at <= now().boot_ns) {
+                return Ok(());
+            }
         }
-        self.kill_late_execs();
-        Ok(())
     }
 
-    async fn wait_once(&mut self, wake_boot_ns: Option<u64>) -> Result<Waited, Error> {
+    /// False: a probe was begun or has ended, and all is as it was.
+    async fn wait_once(&mut self, wake_boot_ns: Option<u64>) -> Result<bool, Error> {
         self.probe().await;
         let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
         let probe_boot_ns = self.probing.next();
@@ -412,11 +415,35 @@ impl Pod {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+        let mut news = true;
+        match self.next(sleep).await? {
+            Heard::Exited(exited) => self.exited(exited).await?,
+            Heard::Command(command) => self.command(command).await,
+            Heard::Killed(killed) => self.killed(killed),
+            Heard::Called(called) => self.called(called),
+            Heard::Probed(ended) => {
+                let mut next = Some(ended);
+                // What must be tried again is not put off by probes.
+                news = retry.is_some();
+                while let Some(ended) = next {
+                    news |= self.probed(ended).await;
+                    next = self.probing.also_ended();
+                }
+                news |= self.unsaved;
+            }
+            Heard::Time => {
+                news = retry.is_some() || probe_boot_ns != due_boot_ns || wake_boot_ns == due_boot_ns;
+            }
+        }
+        Ok(news)
+    }
+
+    /// The next event, or the end of `sleep`.
+    async fn next(&mut self, sleep: Option<Duration>) -> Result<Heard, Error> {
         loop {
             // What came between the answers of keeper; `keeper_ready` tells of the rest.
             if let Some(exited) = self.keeper.heard_exited() {
-                self.exited(exited).await?;
-                return Ok(Waited::News);
+                return Ok(Heard::Exited(exited));
             }
             if let Some(e) = self.keeper.refusal() {
                 say("error", e);
@@ -426,36 +453,15 @@ impl Pod {
                 ready = self.keeper_ready.readable() => {
                     let mut ready = ready.map_err(|e| Error::io("watch keeper", &e))?;
                     match self.keeper.next_exited().map_err(keeper_error)? {
-                        Some(exited) => {
-                            self.exited(exited).await?;
-                            return Ok(Waited::News);
-                        }
+                        Some(exited) => return Ok(Heard::Exited(exited)),
                         None => ready.clear_ready(),
                     }
                 }
-                Some(command) = self.commands.recv() => {
-                    self.command(command).await;
-                    return Ok(Waited::News);
-                }
-                Some(killed) = self.kills.recv() => {
-                    self.killed(killed);
-                    return Ok(Waited::News);
-                }
-                ended = self.probing.ended() => {
-                    let mut news = self.probed(ended).await;
-                    while let Some(ended) = self.probing.also_ended() {
-                        news |= self.probed(ended).await;
-                    }
-                    return Ok(if news || self.unsaved { Waited::News } else { Waited::Probing });
-                }
-                called = self.calls.ended() => {
-                    self.called(called);
-                    return Ok(Waited::News);
-                }
-                () = rest(sleep) => {
-                    let only_probes = retry.is_none() && probe_boot_ns == due_boot_ns && wake_boot_ns != due_boot_ns;
-                    return Ok(if only_probes { Waited::Probing } else { Waited::News });
-                }
+                Some(command) = self.commands.recv() => return Ok(Heard::Command(command)),
+                Some(killed) = self.kills.recv() => return Ok(Heard::Killed(killed)),
+                ended = self.probing.ended() => return Ok(Heard::Probed(ended)),
+                called = self.calls.ended() => return Ok(Heard::Called(called)),
+                () = rest(sleep) => return Ok(Heard::Time),
             }
         }
     }
@@ -601,12 +607,20 @@ impl Pod {
     }
 }
 
-/// What was waited for.
-enum Waited {
-    /// Something of which the rules do not know yet.
-    News,
-    /// A probe that was due, or one that has ended and said nothing new.
-    Probing,
+/// What a pod's loop waits for.
+enum Heard {
+    /// A child of keeper is dead.
+    Exited(Exited),
+    /// A client asks for something.
+    Command(Command),
+    /// The kernel has killed something for want of memory.
+    Killed(Killed),
+    /// A probe has ended.
+    Probed(Ended),
+    /// The request of a hook has ended.
+    Called(Called),
+    /// What was to be waited for is due.
+    Time,
 }
 
 /// Who is to be asked to stop.

@@ -361,7 +361,8 @@ impl Pod<'_> {
                 return value;
             }
             assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for: {}", what());
-            let again = Instant::now() + (asked.elapsed() * 10).clamp(Duration::from_millis(100), Duration::from_secs(2));
+            let again =
+                Instant::now() + (asked.elapsed() * 10).clamp(Duration::from_millis(100), Duration::from_secs(2));
             while Instant::now() < again && record() == seen {
                 std::thread::sleep(Duration::from_millis(5));
             }

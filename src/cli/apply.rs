@@ -188,12 +188,7 @@ fn work(context: &Context, settings: &Settings, pod: Pod, step: Step) -> Result<
         Step::Nothing => Ok(Vec::new()),
         Step::Create => runtime::run(roots, settings, pod, Owner::Cli).map(|made| made.warnings),
         Step::Change(entry, change) => {
-            for (container, amounts) in change.resizes {
-                runtime::update::update(roots, &entry, Some(container), amounts)?;
-            }
-            if change.amend || !change.images.is_empty() {
-                runtime::update::amend(roots, &entry, &pod, None, &change.images)?;
-            }
+            runtime::update::change(roots, &entry, &pod, None, &change)?;
             Ok(Vec::new())
         }
         Step::Replace(entry) => {

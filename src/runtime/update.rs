@@ -13,7 +13,7 @@ use super::{Error, apparmor, resolve};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
 use crate::image::Store;
-use crate::manifest::{self, Amounts};
+use crate::manifest::{self, Amounts, InPlace};
 use crate::state::record::{Amendment, Source};
 use crate::state::{PodEntry, Roots};
 
@@ -25,17 +25,17 @@ pub fn update(roots: &Roots, entry: &PodEntry, container: Option<String>, amount
     ask(roots, entry, &Request::Resize { container, amounts: Box::new(amounts) }, &[])
 }
 
-/// Sets what else may change to what `wanted` has: labels, annotations, `activeDeadlineSeconds`, and the images of the containers that are named. It is on disk
-/// when this returns; containers that get another image are then started again.
+/// Makes a pod that lives what `wanted` is, where `change` says how they differ: resources first, one container after the other, then in one step labels,
+/// annotations, `activeDeadlineSeconds`, where it comes from, and images. It is on disk when this returns; containers that get another image are then started again.
 ///
 /// # Errors
-/// As [`update`]; or an image is not there, or does not fit.
-pub fn amend(
+/// An image is not there, or does not fit: nothing has changed then. Or as [`update`]: what came before stays.
+pub fn change(
     roots: &Roots,
     entry: &PodEntry,
     wanted: &Pod,
     source: Option<Source>,
-    images: &[String],
+    change: &InPlace,
 ) -> Result<(), Error> {
     let mut amendment = Amendment {
         labels: wanted.metadata.labels.clone(),
@@ -45,16 +45,22 @@ pub fn amend(
         images: Vec::new(),
     };
     let host = |e: &dyn std::fmt::Display| Error::Host { what: e.to_string() };
-    let store = (!images.is_empty()).then(|| Store::open(&roots.root)).transpose().map_err(|e| host(&e))?;
+    let store = (!change.images.is_empty()).then(|| Store::open(&roots.root)).transpose().map_err(|e| host(&e))?;
     // Until the status says that the containers will use them, nobody may remove the images.
     let _held = store.as_ref().map(Store::hold).transpose().map_err(|e| host(&e))?;
     if let Some(store) = &store {
-        for name in images {
+        for name in &change.images {
             let image = manifest::container(wanted, name).and_then(|c| c.image.as_deref()).unwrap_or_default();
             amendment.images.push(resolve::exchanged(store, &entry.record, name, image)?);
         }
         let made: Vec<_> = amendment.images.iter().map(|exchange| exchange.record.clone()).collect();
         apparmor::ensure(&made)?;
+    }
+    for (container, amounts) in &change.resizes {
+        update(roots, entry, Some(container.clone()), amounts.clone())?;
+    }
+    if !change.amend && amendment.images.is_empty() && amendment.source == entry.record.source {
+        return Ok(());
     }
     let file = in_memory(c"amendment", &amendment)?;
     ask(roots, entry, &Request::Amend, &[file.as_fd()])

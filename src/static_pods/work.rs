@@ -93,12 +93,8 @@ impl Worker {
         match (&todo.step, &todo.wanted, &todo.there) {
             (Step::Run, Some(wanted), _) => self.make(&name, wanted, &mut done, stopping)?,
             (Step::Change(change), Some(wanted), Some(entry)) => {
-                for (container, amounts) in &change.resizes {
-                    runtime::update::update(&self.roots, entry, Some(container.clone()), amounts.clone())
-                        .map_err(|e| format!("{}: {e}", path(wanted)))?;
-                }
                 let source = Some(wanted.source.clone());
-                runtime::update::amend(&self.roots, entry, &wanted.pod, source, &change.images)
+                runtime::update::change(&self.roots, entry, &wanted.pod, source, change)
                     .map_err(|e| format!("{}: {e}", path(wanted)))?;
                 done.lines.push(format!("{name} configured"));
             }

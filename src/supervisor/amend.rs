@@ -55,7 +55,8 @@ impl Pod {
         let record = exchange.record;
         let Some(index) = self.record.containers.iter().position(|c| c.name == record.name) else { return };
         let c = &self.status.containers[index];
-        if *c.next.as_deref().unwrap_or(&self.record.containers[index]) == record {
+        let had = &self.record.containers[index];
+        if with_resources_of(had, c.next.as_deref().unwrap_or(had)) == with_resources_of(had, &record) {
             // Asked before by somebody who died without an answer, or whose supervisor did.
             return;
         }
@@ -63,7 +64,6 @@ impl Pod {
         self.status.containers[index].next = Some(Box::new(record));
         if matches!(self.status.containers[index].state, State::Running { .. }) {
             // An init container that is on its way is left to come to its end, as by the kubelet.
-            let had = &self.record.containers[index];
             if had.kind == ContainerKind::App || had.is_sidecar() {
                 pod::request_stop(&mut self.status, index, StopWhy::Image, grace_seconds, now());
             }
@@ -79,14 +79,18 @@ impl Pod {
     pub(super) fn take_next(&mut self, index: usize) -> Result<(), Error> {
         let Some(next) = self.status.containers[index].next.as_deref() else { return Ok(()) };
         let mut new = self.record.clone();
-        let had = &mut new.containers[index];
-        *had = ContainerRecord { limits: had.limits.clone(), oom_score_adj: had.oom_score_adj, ..next.clone() };
+        new.containers[index] = with_resources_of(&self.record.containers[index], next);
         self.dir.write_record(&new)?;
         self.record = new;
         self.status.containers[index].next = None;
         self.unsaved = true;
         Ok(())
     }
+}
+
+/// An image changes nothing about resources, which have their own way.
+fn with_resources_of(had: &ContainerRecord, next: &ContainerRecord) -> ContainerRecord {
+    ContainerRecord { limits: had.limits.clone(), oom_score_adj: had.oom_score_adj, ..next.clone() }
 }
 
 fn amended(record: &PodRecord, amendment: Amendment) -> PodRecord {

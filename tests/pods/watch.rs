@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 
-use crate::common::{Host, PATIENCE, container, manifest, merge, sample, scaled, wait_for, wait_for_within};
+use crate::common::{BUSYBOX, Host, PATIENCE, container, manifest, merge, sample, scaled, wait_for, wait_for_within};
 
 /// Ends at once when asked to.
 const QUICK: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
@@ -234,6 +234,11 @@ fn what_a_pod_takes_while_it_lives_is_changed_in_place() {
     wait_for("the record names the file", || {
         (host.pod("a").record().source?.file.as_deref() == Some("z.yaml")).then_some(())
     });
+    assert_eq!(instance(&host, "a"), before, "{}", watch.said());
+    // A change of which a part cannot be made is not begun.
+    put(&dir, "z.yaml", with("96Mi", "one").replace(BUSYBOX, "husk.test/none:1"));
+    watch.says("husk.test/none:1");
+    assert_eq!(host.pod("a").json()["spec"]["containers"][0]["resources"]["limits"]["memory"], "64Mi");
     assert_eq!(instance(&host, "a"), before, "{}", watch.said());
     watch.stop();
 }

@@ -49,8 +49,9 @@ pub fn copy(play: &Play<'_>) {
     // Whatever happened: doing it again is right.
     play.must(&put);
     play.must(&back);
-    play.check_eq("the file inside", content(play) == new, true);
-    play.check_eq("the file that was fetched", fs::read_to_string(path("back")).ok().as_ref() == Some(&new), true);
+    play.check(content(play) == new, || "the file inside is not the new one".to_owned());
+    let back = fs::read_to_string(path("back")).unwrap_or_default();
+    play.check(back == new, || "the file that was fetched is not the new one".to_owned());
     let drafts = [play.witness.clone(), root(play).join("srv")].map(|dir| drafts(&dir));
     let killed = usize::from(play.victim() == Some(Actor::Cli));
     play.check(drafts.iter().sum::<usize>() <= killed, || format!("drafts outside and inside: {drafts:?}"));

@@ -63,12 +63,14 @@ fn upper_layers_hide_and_replace_what_is_below() {
 fn what_a_container_writes_is_not_in_the_image() {
     let host = Host::new();
     let spec = |script: &str| json!({"containers": [container("main", script, json!({}))]});
-    let one = host
-        .run("writer", &manifest("writer", spec("echo changed > /etc/data; rm /bin/vi; mkdir /new; exec sleep 10000")));
-    let two = host.run("reader", &manifest("reader", spec("cat /etc/data; ls /bin/vi; ls -d /new; true")));
+    let one = host.run(
+        "writer",
+        &manifest("writer", spec("echo changed > /etc/data; rm /bin/yes; mkdir /new; exec sleep 10000")),
+    );
+    let two = host.run("reader", &manifest("reader", spec("cat /etc/data; ls /bin/yes; ls -d /new; true")));
     two.terminated("main");
     let text = two.logs("main", &[]);
-    assert!(text.starts_with("not a program\n/bin/vi\n"), "{text}");
+    assert!(text.starts_with("not a program\n/bin/yes\n"), "{text}");
     assert!(!text.contains("\n/new\n"), "{text}");
     drop(one);
 }

@@ -1,8 +1,7 @@
 //! What is told as Kubernetes events. Collected in memory, written when the loop has nothing else to do; what cannot be written is lost.
 
-use husk_oci::sys::memory;
-
 use super::pod::{Pod, say};
+use super::tidy;
 use crate::pod;
 use crate::state::events::{self, Event, EventType};
 use crate::state::record::State;
@@ -57,7 +56,7 @@ impl Pod {
             Ok(false) => {}
             Ok(true) => {
                 drop(events);
-                memory::release_free();
+                tidy::before_sleep();
             }
             // Removed with the pod.
             Err(_) if !self.dir.path.exists() => {}

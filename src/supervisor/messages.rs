@@ -3,11 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use husk_oci::sys::memory;
-
 use super::log_entry;
 use super::pod::{Pod, keeper_error, say};
 use super::slots;
+use super::tidy;
 use crate::runtime::{Error, messages};
 
 /// How much of a log stands in for a message: the kubelet's numbers.
@@ -68,7 +67,7 @@ impl Pod {
             Vec::new()
         });
         let said = messages::last(&tail, LOG_BYTES);
-        memory::release_free();
+        tidy::before_sleep();
         said
     }
 }

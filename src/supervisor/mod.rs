@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use husk_oci::sys::{fd, process};
@@ -35,6 +36,7 @@ pub mod server;
 pub mod slots;
 mod start;
 pub mod streams;
+mod tidy;
 mod timeline;
 pub mod upgrade;
 pub mod watch;
@@ -101,10 +103,23 @@ fn supervise(roots: Roots, uid: &str, socket: OwnedFd, first: Option<First>) -> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .on_thread_park(tidy::sleeps)
         .build()
         .map_err(|e| Error::io("start the event loop", &e))?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
+    tasks.block_on(&runtime, life(roots, dir, keeper, first))
+}
+
+/// All that a supervisor does. In a box, and made in a frame of its own: whoever passes on a future by value has a copy of it on the stack, for as long as it is
+/// waited for.
+#[inline(never)]
+fn life(
+    roots: Roots,
+    dir: PathBuf,
+    keeper: keeper::Keeper,
+    first: Option<First>,
+) -> Pin<Box<dyn Future<Output = Result<(), Error>>>> {
+    Box::pin(async move {
         let dir = PodDir::open(dir)?;
         match dir.read() {
             // The first supervisor's failure is that of `husk run`.

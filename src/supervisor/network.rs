@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use husk_oci::sandbox::Launching;
-use husk_oci::sys::memory;
 use tokio::io::Interest;
 
 use super::pod::{Pod, say};
+use super::tidy;
 use super::timeline::clock_ns;
 use super::watch::{watch, watch_for};
 use crate::manifest::dns;
@@ -93,7 +93,7 @@ impl Pod {
                 }
             }
             // What the files of many others took.
-            memory::release_free();
+            tidy::before_sleep();
         });
         self.naming = Some(task);
     }

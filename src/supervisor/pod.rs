@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use husk_oci::sys::netns::OwnNetns;
-use husk_oci::sys::{clock, memory, process};
+use husk_oci::sys::{clock, process};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,6 +23,7 @@ use super::probes::{Ended, Probing};
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
+use super::tidy;
 use super::timeline::{Timeline, clock_ns};
 use super::upgrade::version;
 use super::watch::watch;
@@ -273,7 +274,7 @@ impl Pod {
                 self.write_events();
                 self.write_timeline();
                 // From here on this process mostly sleeps.
-                memory::release_free();
+                tidy::before_sleep();
                 let mut wake = wake;
                 while !self.over && !self.handed_over {
                     self.join_names();

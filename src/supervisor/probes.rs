@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use husk_oci::sys::fd;
 use husk_oci::sys::netns::OwnNetns;
-use husk_oci::sys::{fd, memory};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::exec::Wanted;
 use super::pod::{Client, Pod, now, say};
+use super::tidy;
 use super::watch::watch;
 use crate::control::Response;
 use crate::control::client::PACKET_LIMIT;
@@ -76,7 +77,7 @@ impl Probing {
         }
         if due_boot_ns.is_none_or(|due| due.saturating_sub(now().boot_ns) >= TRIM_NS) {
             self.untidy = false;
-            memory::release_free();
+            tidy::before_sleep();
         }
     }
 

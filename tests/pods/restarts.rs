@@ -100,8 +100,8 @@ fn a_rule_has_all_containers_begin_anew_in_their_sandbox() {
 #[test]
 fn who_failed_its_liveness_probe_is_started_again_although_it_says_that_it_succeeded() {
     let host = Host::new();
-    let script = "trap 'exit 0' TERM; echo up; while :; do usleep 20000; done";
-    let probe = json!({"livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "failureThreshold": 1}});
+    let script = "trap 'exit 0' TERM; echo up; while :; do sleep 1000 & wait $!; done";
+    let probe = json!({"livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/ill"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1}});
     let spec = json!({"restartPolicy": "OnFailure", "containers": [container("main", script, probe)]});
     let pod = host.run("ill", &manifest("ill", spec));
     pod.wait_log("main", "up");

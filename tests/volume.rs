@@ -7,16 +7,21 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-struct Tmp(PathBuf);
+/// The umask, which what is tested here changes for a moment, is the whole process's.
+static UMASK: Mutex<()> = Mutex::new(());
+
+/// A directory of a test, which has the umask for as long.
+struct Tmp(PathBuf, #[allow(dead_code, reason = "held, never read")] MutexGuard<'static, ()>);
 
 impl Tmp {
     fn new(name: &str) -> Tmp {
+        let turn = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = std::env::temp_dir().join(format!("husk-volumetest-{}-{name}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        Tmp(dir)
+        Tmp(dir, turn)
     }
 }
 

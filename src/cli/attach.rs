@@ -369,12 +369,11 @@ impl Relay<'_> {
     fn run(&mut self) -> Result<Ended, Error> {
         let mut exited = None;
         loop {
-            pass_on(&mut self.log, false)?;
+            pass_on(&mut self.log, exited.is_some())?;
             if self.log.fell_behind() {
                 super::out::say("output came faster than it was read here; some of it may be missing");
             }
             if let Some(code) = exited {
-                pass_on(&mut self.log, true)?;
                 return Ok(Ended::Exited(code));
             }
             let stdout = std::io::stdout();

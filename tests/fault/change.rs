@@ -94,11 +94,7 @@ pub fn debug(play: &Play<'_>) {
     play.set_up(&play.manifest(json!({"restartPolicy": "Always", "containers": [play.server("a")]})));
     let add = ["debug", &play.name, "--image", BUSYBOX, "--name", "d", "--", "sleep", "1000"];
     let remove = ["debug", &play.name, "--remove", "d"];
-    play.arm();
-    let added = play.watched(&add).finish();
-    let removed = play.watched(&remove).finish();
-    play.rest();
-    play.tracer(|tracer| tracer.disarm());
+    let [added, removed] = play.calls([&add, &remove]);
 
     if play.doomed() {
         play.ends();

@@ -123,6 +123,15 @@ impl<'h> Play<'h> {
         job
     }
 
+    /// Watched calls, one after the other, while the moments count and until everybody rests.
+    pub fn calls<const N: usize>(&self, all: [&[&str]; N]) -> [Output; N] {
+        self.arm();
+        let said = all.map(|args| self.watched(args).finish());
+        self.rest();
+        self.tracer(|tracer| tracer.disarm());
+        said
+    }
+
     /// Runs a pod before the play begins, and waits until its supervisor has come to rest.
     pub fn set_up(&self, manifest: &str) {
         let output = self.watched(&["run", "-"]).stdin(manifest).finish();

@@ -24,10 +24,7 @@ pub fn copy(play: &Play<'_>) {
     let inside = format!("{}:/srv/file", play.name);
     let (put, back) = (["cp", &path("new"), &inside], ["cp", &inside, &path("back")]);
     play.must(&["cp", &path("old"), &inside]);
-    play.arm();
-    let said = [&put, &back].map(|args| play.watched(args).finish());
-    play.rest();
-    play.tracer(|tracer| tracer.disarm());
+    let said = play.calls([&put, &back]);
 
     if play.doomed() {
         play.ends();

@@ -45,10 +45,7 @@ pub fn update(play: &Play<'_>) {
     let pids = [play.pid("a"), play.pid("b")];
     let change = |size: u64| ["update".to_owned(), play.name.clone(), "-c=a".to_owned(), format!("--memory={size}Mi")];
     let (up, down) = (change(48), change(16));
-    play.arm();
-    let said = [&up, &down].map(|args| play.watched(&args.each_ref().map(String::as_str)).finish());
-    play.rest();
-    play.tracer(|tracer| tracer.disarm());
+    let said = play.calls([&up.each_ref().map(String::as_str), &down.each_ref().map(String::as_str)]);
 
     if play.doomed() {
         play.ends();

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use husk_oci::sys::netns::OwnNetns;
 use husk_oci::sys::{clock, process};
@@ -16,32 +15,29 @@ use tokio::task::JoinHandle;
 use super::First;
 use super::begin::staging;
 use super::ephemeral::Leaver;
-use super::hooks::{Called, Calls};
-use super::keeper::{Exited, Keeper};
+use super::hooks::Calls;
+use super::keeper::Keeper;
 use super::oom::{Killed, Watching};
-use super::probes::{Ended, Probing};
+use super::probes::Probing;
 use super::server::{Command, Reply};
 use super::slots::ExecSlot;
 use super::streams::{Pump, SharedStaging};
 use super::tidy;
 use super::timeline::{Timeline, clock_ns};
-use super::upgrade::version;
 use super::watch::watch;
 use crate::cgroup::Cgroupfs;
-use crate::control::{Ready, Refusal, Request, Response};
+use crate::control::Ready;
 use crate::pod::{self, Action, Now};
 pub(super) use crate::runtime::say::say;
 use crate::runtime::{Error, container};
 use crate::state::Roots;
 use crate::state::events::{Event, EventType};
 use crate::state::pods::PodDir;
-use crate::state::record::{ConditionRecord, Deletion, PodRecord, Status};
+use crate::state::record::{PodRecord, Status};
 use crate::state::timeline::Kind;
 
 /// How many turns of the scheduler the last answers get; each needs one.
 const LAST_TURNS: u32 = 16;
-/// How long to wait before a record that could not be written is tried again.
-const SAVE_RETRY: Duration = Duration::from_millis(250);
 
 /// A running container as the supervisor holds it; all of it can be had again from keeper and the records.
 pub(super) struct Live {
@@ -389,84 +385,6 @@ impl Pod {
         !self.unsaved
     }
 
-    /// Waits for the next event from which something may follow, and takes it in; `wake_boot_ns` is when something follows from time alone.
-    async fn wait(&mut self, wake_boot_ns: Option<u64>) -> Result<(), Error> {
-        loop {
-            let news = self.wait_once(wake_boot_ns).await?;
-            self.kill_late_execs();
-            // Probes come and go without the rules being asked, as long as all is as it was.
-            if news || wake_boot_ns.is_some_and(|at| at <= now().boot_ns) {
-                return Ok(());
-            }
-        }
-    }
-
-    /// False: a probe was begun or has ended, and all is as it was.
-    async fn wait_once(&mut self, wake_boot_ns: Option<u64>) -> Result<bool, Error> {
-        self.probe().await;
-        let retry = (self.unsaved || !self.to_reap.is_empty() || !self.leaving.is_empty()).then_some(SAVE_RETRY);
-        let probe_boot_ns = self.probing.next();
-        let due_boot_ns = [wake_boot_ns, self.next_exec_deadline(), probe_boot_ns].into_iter().flatten().min();
-        self.probing.trim(due_boot_ns);
-        let until = due_boot_ns.map(|at| {
-            // Never zero: a time that has passed and that nothing came of must not spin.
-            Duration::from_nanos(at.saturating_sub(now().boot_ns)).max(Duration::from_millis(1))
-        });
-        let sleep = match (retry, until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        let mut news = true;
-        match self.next(sleep).await? {
-            Heard::Exited(exited) => self.exited(exited).await?,
-            Heard::Command(command) => self.command(command).await,
-            Heard::Killed(killed) => self.killed(killed),
-            Heard::Called(called) => self.called(called),
-            Heard::Probed(ended) => {
-                let mut next = Some(ended);
-                // What must be tried again is not put off by probes.
-                news = retry.is_some();
-                while let Some(ended) = next {
-                    news |= self.probed(ended).await;
-                    next = self.probing.also_ended();
-                }
-                news |= self.unsaved;
-            }
-            Heard::Time => {
-                news = retry.is_some() || probe_boot_ns != due_boot_ns || wake_boot_ns == due_boot_ns;
-            }
-        }
-        Ok(news)
-    }
-
-    /// The next event, or the end of `sleep`.
-    async fn next(&mut self, sleep: Option<Duration>) -> Result<Heard, Error> {
-        loop {
-            // What came between the answers of keeper; `keeper_ready` tells of the rest.
-            if let Some(exited) = self.keeper.heard_exited() {
-                return Ok(Heard::Exited(exited));
-            }
-            if let Some(e) = self.keeper.refusal() {
-                say("error", e);
-            }
-            tokio::select! {
-                biased;
-                ready = self.keeper_ready.readable() => {
-                    let mut ready = ready.map_err(|e| Error::io("watch keeper", &e))?;
-                    match self.keeper.next_exited().map_err(keeper_error)? {
-                        Some(exited) => return Ok(Heard::Exited(exited)),
-                        None => ready.clear_ready(),
-                    }
-                }
-                Some(command) = self.commands.recv() => return Ok(Heard::Command(command)),
-                Some(killed) = self.kills.recv() => return Ok(Heard::Killed(killed)),
-                ended = self.probing.ended() => return Ok(Heard::Probed(ended)),
-                called = self.calls.ended() => return Ok(Heard::Called(called)),
-                () = rest(sleep) => return Ok(Heard::Time),
-            }
-        }
-    }
-
     async fn act(&mut self, action: Action) -> Result<(), Error> {
         match action {
             Action::Start { index, attempt } => match self.start(index, attempt).await {
@@ -521,122 +439,14 @@ impl Pod {
         }
         Ok(())
     }
-
-    async fn command(&mut self, command: Command) {
-        let Command { request, fds, reply, connection } = command;
-        match request {
-            Request::Delete { grace_seconds, force, nowait, timeline } => {
-                if timeline && !nowait {
-                    self.waiting_for_steps.push(reply.clone());
-                }
-                self.delete(grace_seconds, force, nowait, reply);
-            }
-            Request::Exec { container, argv, tty, size, timeout_ms } => {
-                let wanted = super::exec::Wanted { container, argv, tty, size, fds, deadline_ms: 0, whole: false };
-                self.exec(wanted, timeout_ms.map(Duration::from_millis), Client { reply, connection }).await;
-            }
-            Request::Attach { container, instance, stdin, ended } => {
-                let wanted = super::attach::Wanted { container, instance, stdin, ended };
-                self.attach(&wanted, Client { reply, connection });
-            }
-            Request::Condition { kind, status, reason, message } => {
-                let _ = reply.send((self.condition(&kind, status, reason, message), None));
-            }
-            Request::AddEphemeral => self.add_ephemeral(fds, reply).await,
-            Request::RemoveEphemeral { name } => self.remove_ephemeral(name, reply),
-            Request::Version => drop(reply.send((version(), None))),
-            Request::Upgrade { knows } => drop(reply.send((self.hand_over(&knows, &fds), None))),
-            Request::Resize { container, amounts } => self.resize(container, &amounts, reply),
-            Request::Restart { container } => self.restart(container.as_deref(), &reply),
-            Request::Amend => self.amend(fds, &reply),
-            other => self.drive(other, fds, reply).await,
-        }
-    }
-
-    /// A user sets or removes one of the pod's conditions. On disk when it is answered.
-    fn condition(&mut self, kind: &str, status: Option<String>, reason: String, message: String) -> Response {
-        let new =
-            status.map(|status| ConditionRecord { kind: kind.to_owned(), status, since: now().wall, reason, message });
-        let before = self.status.conditions.clone();
-        match pod::set_condition(&mut self.status, kind, new) {
-            Err(why) => Response::refused(Refusal::InvalidArgument, why),
-            Ok(false) => Response::Ok,
-            Ok(true) => match self.write_status() {
-                Ok(()) => {
-                    (self.unsaved, self.complained) = (false, false);
-                    Response::Ok
-                }
-                Err(e) => {
-                    self.status.conditions = before;
-                    Response::refused(Refusal::Unknown, e.to_string())
-                }
-            },
-        }
-    }
-
-    fn delete(&mut self, grace_seconds: Option<u64>, force: bool, nowait: bool, reply: Reply) {
-        self.moment(Kind::Asked);
-        let own = pod::grace_seconds(&self.record);
-        let before: Option<Deletion> = self.status.deletion.clone();
-        let asked = pod::request_delete(&mut self.status, own, grace_seconds, force, now());
-        let next = pod::decide(&self.record, &self.status, now()).actions;
-        let at_once = stops(&next);
-        if asked && !at_once.is_empty() && at_once.len() == next.len() && !nowait {
-            // Recorded together with the first thing that follows from it.
-            self.stop(at_once);
-        } else if asked || self.unsaved {
-            self.unsaved = true;
-            match self.write_status() {
-                Ok(()) => (self.unsaved, self.complained) = (false, false),
-                // Nobody would know of it any more if we died now.
-                Err(e) if nowait => {
-                    self.status.deletion = before;
-                    let message =
-                        format!("the deletion cannot be recorded: {e}; without --wait=false it goes on all the same");
-                    let _ = reply.send((Response::refused(Refusal::Unknown, message), None));
-                    return;
-                }
-                // Whoever waits for the end asks our successor again.
-                Err(e) => say("warn", format_args!("{e}, deleting without a record of it")),
-            }
-        }
-        if nowait {
-            let _ = reply.send((Response::Ok, None));
-        } else {
-            self.waiting_for_end.push(reply);
-        }
-    }
-}
-
-/// What a pod's loop waits for.
-enum Heard {
-    /// A child of keeper is dead.
-    Exited(Exited),
-    /// A client asks for something.
-    Command(Command),
-    /// The kernel has killed something for want of memory.
-    Killed(Killed),
-    /// A probe has ended.
-    Probed(Ended),
-    /// The request of a hook has ended.
-    Called(Called),
-    /// What was to be waited for is due.
-    Time,
 }
 
 /// Who is to be asked to stop.
-fn stops(actions: &[Action]) -> Vec<usize> {
+pub(super) fn stops(actions: &[Action]) -> Vec<usize> {
     let stop = |action: &Action| if let Action::Stop { index } = action { Some(*index) } else { None };
     actions.iter().filter_map(stop).collect()
 }
 
 pub(super) fn keeper_error(e: impl std::fmt::Display) -> Error {
     Error::Host { what: format!("keeper: {e}") }
-}
-
-async fn rest(how_long: Option<Duration>) {
-    match how_long {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
 }

@@ -142,7 +142,7 @@ fn a_pod_is_a_scope_in_the_slice_of_its_class() {
                 assert_eq!(cgroup_of(pid, controller), scope_dir(&pod, controller).join("runtime"), "{who}");
             }
         }
-        let main = cgroup_of(pod.pid("main"), "pids");
+        let main = pod.cgroup("main", "pids");
         assert_eq!(main.parent(), Some(scope_dir(&pod, "pids").join("pod").as_path()), "{}", main.display());
         pod.sh("main", "test $(nproc) -gt 0");
     }
@@ -163,7 +163,7 @@ fn limits_are_the_kernels_and_the_weight_is_the_scopes() {
     let weight = weight_from_shares(512);
     assert_eq!(property(&scope(&pod), "CPUWeight"), weight.to_string());
     let inner = scope_dir(&pod, "cpu").join("pod");
-    let main = cgroup_of(pod.pid("main"), "cpu");
+    let main = pod.cgroup("main", "cpu");
     if hierarchy("cpu").is_none() {
         assert_eq!(value(&scope_dir(&pod, "cpu"), "cpu.weight"), weight.to_string());
         assert_eq!(value(&main, "cpu.max"), "60000 100000");
@@ -193,7 +193,7 @@ fn settings(pod: &Pod) -> Vec<(PathBuf, String)> {
     let v1 = ["memory.limit_in_bytes", "cpu.cfs_quota_us", "cpu.shares", "pids.max"];
     let mut found = Vec::new();
     for controller in ["memory", "cpu", "pids"] {
-        let container = cgroup_of(pod.pid("main"), controller);
+        let container = pod.cgroup("main", controller);
         let inner = scope_dir(pod, controller);
         for dir in [inner.clone(), inner.join("runtime"), inner.join("pod"), container] {
             let paths = files.iter().chain(&v1).map(|file| dir.join(file));
@@ -234,7 +234,7 @@ fn a_pod_outlives_its_supervisor_and_restarts_its_containers_in_its_scope() {
         json!({"restartPolicy": "Always", "containers": [container("main", "sleep 1000009; exit 3", json!({}))]});
     let pod = host.run("watched", &manifest("watched", spec));
     let first = pod.supervisor();
-    let before = cgroup_of(pod.pid("main"), "pids");
+    let before = pod.cgroup("main", "pids");
     sigkill(first);
     let second = wait_for("another supervisor", || Some(pod.supervisor()).filter(|pid| *pid != first));
     assert_eq!(cgroup_of(second, "pids"), scope_dir(&pod, "pids").join("runtime"));
@@ -243,7 +243,7 @@ fn a_pod_outlives_its_supervisor_and_restarts_its_containers_in_its_scope() {
     pod.wait_container("main", "started again", |status| {
         status["restartCount"] == 1 && status["state"]["running"].is_object()
     });
-    let after = cgroup_of(pod.pid("main"), "pids");
+    let after = pod.cgroup("main", "pids");
     assert_ne!(before, after);
     assert_eq!(after.parent(), before.parent());
     pod.delete(&[]);

@@ -417,6 +417,16 @@ impl Pod<'_> {
         })
     }
 
+    /// Directory of the cgroup of `container` in the hierarchy of `controller`, as the kernel names it.
+    #[track_caller]
+    pub fn cgroup(&self, container: &str, controller: &str) -> PathBuf {
+        let pid = self.pid(container);
+        // With v1 its own first steps lead it there, from the cgroup of whoever made it.
+        wait_for(&format!("container {container} in its cgroup"), || {
+            Some(outside::cgroup_of(pid, controller)).filter(|dir| !dir.ends_with("runtime"))
+        })
+    }
+
     /// Host pid of pause.
     #[track_caller]
     pub fn pause(&self) -> i32 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::common::outside::{alive, cgroup_of, cgroup_parent, cgroups, children, hierarchy};
+use crate::common::outside::{alive, cgroup_parent, cgroups, children, hierarchy};
 use crate::common::{Host, Pod, container, manifest, sleeper, wait_for};
 
 /// True where `controller` has a v1 hierarchy of its own.
@@ -39,7 +39,7 @@ fn shares(dir: &Path) -> String {
 
 /// Directory of the container's cgroup as the kernel names it, and of the pod's above it.
 pub(super) fn dirs(pod: &Pod, container: &str, controller: &str) -> (PathBuf, PathBuf) {
-    let own = cgroup_of(pod.pid(container), controller);
+    let own = pod.cgroup(container, controller);
     let above = own.parent().expect("a container has a pod above it").to_owned();
     (own, above)
 }
@@ -90,7 +90,7 @@ fn quality_of_service_gives_the_place_in_the_hierarchy() {
             middle,
             "{cgroup}"
         );
-        assert!(cgroup_of(pod.pid("main"), "pids").to_string_lossy().contains(&cgroup));
+        assert!(pod.cgroup("main", "pids").to_string_lossy().contains(&cgroup));
         if v1("cpu") && class == "BestEffort" {
             assert_eq!(shares(&dirs(&pod, "main", "cpu").1), "2");
         }

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::common::outside::{alive, cgroup_of, hierarchy};
+use crate::common::outside::{alive, hierarchy};
 use crate::common::{Host, Pod, container, manifest, sleeper, wait_for};
 
 /// Reads so much into one process's memory that no limit of these tests has room for it.
@@ -151,7 +151,7 @@ fn the_pods_limit_takes_whoever_is_over_and_none_of_ours() {
     let spec = json!({"volumes": sync_volume(&sync), "containers": [small, c]});
     let pod = host.run("above", &manifest("above", spec));
     // As if the pod had a limit of its own: below that of its containers.
-    let own = cgroup_of(pod.pid("c"), "memory");
+    let own = pod.cgroup("c", "memory");
     let above = own.parent().expect("the pod's cgroup");
     let (v1, limit) = (hierarchy("memory").is_some(), (24 << 20).to_string());
     let file = above.join(if v1 { "memory.limit_in_bytes" } else { "memory.max" });

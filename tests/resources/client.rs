@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{BUSYBOX, Host};
+use crate::common::outside::cgroup_of;
+use crate::common::{BUSYBOX, Host, wait_for};
 use crate::{v1, value};
 
 fn call(host: &Host, method: &str, request: &Value) -> Value {
@@ -35,9 +36,13 @@ fn a_clients_resources_are_enforced_and_told_back() {
     }
     let info: Value = serde_json::from_str(status(true)["info"]["info"].as_str().expect("info")).expect("JSON");
     let pid = i32::try_from(info["pid"].as_i64().expect("a pid")).expect("a pid");
+    // With v1 its own first steps lead it there.
+    let [memory, _] = wait_for("the container in its cgroups", || {
+        let dirs = ["memory", "cpuset"].map(|controller| cgroup_of(pid, controller));
+        dirs.iter().all(|dir| !dir.ends_with("runtime")).then_some(dirs)
+    });
     let allowed = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     assert!(allowed.contains("Cpus_allowed_list:\t0\n"), "{allowed}");
-    let memory = crate::common::outside::cgroup_of(pid, "memory");
     let swap = if v1("memory") { ("memory.memsw.limit_in_bytes", "41943040") } else { ("memory.swap.max", "8388608") };
     if memory.join(swap.0).exists() {
         assert_eq!(value(&memory, swap.0), swap.1);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use common::outside::{cgroup_of, hierarchy};
+use common::outside::hierarchy;
 
 /// True where `controller` has a v1 hierarchy of its own.
 fn v1(controller: &str) -> bool {
@@ -40,7 +40,7 @@ fn counter(dir: &Path, file: &str, name: &str) -> u64 {
 
 /// A container's cgroup, and its pod's.
 fn dirs(pod: &common::Pod<'_>, container: &str, controller: &str) -> (PathBuf, PathBuf) {
-    let own = cgroup_of(pod.pid(container), controller);
+    let own = pod.cgroup(container, controller);
     let above = own.parent().expect("a container has a pod above it").to_owned();
     (own, above)
 }

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 
 /// Pods that run when the power goes.
 const PODS: usize = 20;
+/// How often the power goes.
+const CUTS: u32 = 3;
 
 /// One pair of roots.
 struct Instance {
@@ -116,16 +118,21 @@ fn what_was_acknowledged_before_the_power_went_is_there_and_all_can_be_collected
     let Some(dir) = directory() else {
         skip!("only a virtual machine's power can be taken away; scripts/vm power does it")
     };
-    look_back(&dir);
+    let round: u32 = std::env::var("HUSK_TEST_POWER_ROUND").expect("a round").parse().expect("a number");
+    look_back(&dir, round);
     // The last time the power stays.
-    if std::env::var_os("HUSK_TEST_POWER_LAST").is_none() {
+    if round <= CUTS {
         live_until_the_power_goes(&dir);
     }
 }
 
-fn look_back(dir: &Path) {
+fn look_back(dir: &Path, round: u32) {
     for instance in &instances(dir) {
         let known = Ledger::read(dir, instance);
+        let lived = known.keys().filter(|name| name.starts_with("pod-")).count();
+        let wanted =
+            if round == 1 { 0 } else { (0..PODS).filter(|n| instances(dir)[of(*n)].name == instance.name).count() };
+        assert_eq!(lived, wanted, "{}: pods that ran before the cut, in the ledger: {known:?}", instance.name);
         let verb =
             |verb: &str| known.iter().filter(|(_, v)| *v == verb).map(|(name, _)| name.clone()).collect::<Vec<_>>();
         println!(
@@ -210,6 +217,11 @@ fn is_ours(pid: i32) -> bool {
     matches!(comm.trim(), "keeper" | "pause") || outside::cmdline(pid).iter().any(|arg| arg == "supervisor")
 }
 
+/// To which of the two a pod belongs.
+fn of(n: usize) -> usize {
+    usize::from(n % 4 == 3)
+}
+
 /// Twenty pods run, others come and go.
 fn live_until_the_power_goes(dir: &Path) {
     let ledger = Ledger::open(dir);
@@ -220,7 +232,7 @@ fn live_until_the_power_goes(dir: &Path) {
         ledger.note(instance, "image", common::BUSYBOX);
     }
     for n in 0..PODS {
-        let (instance, name) = (&both[usize::from(n % 4 == 3)], format!("pod-{n}"));
+        let (instance, name) = (&both[of(n)], format!("pod-{n}"));
         let output = instance.run(&busy(&name));
         assert_eq!(output.code, Some(0), "{output}");
         ledger.note(instance, "up", &name);
@@ -229,10 +241,19 @@ fn live_until_the_power_goes(dir: &Path) {
     std::io::stdout().write_all(b"\nhusk-vm: cut\n").expect("say so");
     std::thread::scope(|scope| {
         for instance in &both {
-            scope.spawn(|| come_and_go(instance, &ledger));
-            scope.spawn(|| load_and_remove(instance, &ledger));
+            scope.spawn(|| or_end(|| come_and_go(instance, &ledger)));
+            scope.spawn(|| or_end(|| load_and_remove(instance, &ledger)));
         }
     });
+}
+
+/// Ends the whole program when `work` fails: the other threads go on for ever, and would be waited for.
+fn or_end(work: impl FnOnce()) {
+    let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) else { return };
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    // Past the capture of the test harness.
+    let _ = writeln!(std::io::stdout(), "power: before the power went: {}", text.unwrap_or("a thread has failed"));
+    std::process::abort();
 }
 
 fn come_and_go(instance: &Instance, ledger: &Ledger) {

@@ -134,7 +134,8 @@ fn main() -> ExitCode {
         scenarios::SCENARIOS.iter().chain(unwatched::UNWATCHED).filter(|scenario| wanted(scenario.name)).collect();
     if chosen.is_empty() {
         eprintln!("no scenario of that name");
-        return ExitCode::SUCCESS;
+        // As with every other test program nothing is left of the tests where a filter fits none of them.
+        return if args.scenario.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     sweep.run(&chosen)
 }

@@ -71,7 +71,17 @@ fn a_limit_without_its_controller_is_refused_and_a_pod_without_limits_runs() {
     let output = host.try_run(&manifest("lacking", json!({"containers": [limited]})));
     assert_eq!(output.code, Some(1), "{output}");
     assert!(output.err().contains("no memory controller") && output.err().lines().count() == 1, "{output}");
+    assert!(output.err().contains("spec.containers[0].resources.limits.memory: "), "{output}");
     host.assert_untouched();
+    if !controllers.offers("pids") {
+        // The number that every pod has is ours, and nobody is refused for it; one that was asked for is another thing.
+        let mut counted: serde_json::Value =
+            serde_json::from_str(&manifest("lacking", json!({"containers": [sleeper("main")]}))).expect("JSON");
+        counted["metadata"]["annotations"] = json!({"husk.dev/pids-max": "100"});
+        let output = host.try_run(&counted.to_string());
+        assert!(output.err().contains("metadata.annotations[\"husk.dev/pids-max\"]: "), "{output}");
+        host.assert_untouched();
+    }
     host.run("lacking", &manifest("lacking", json!({"containers": [sleeper("main")]}))).delete(&["--force"]);
 }
 

@@ -71,6 +71,15 @@ fn assert_nothing(host: &Host) {
     wait_for(&format!("no unit: {:?}", units(host)), || units(host).is_empty().then_some(()));
     let left = cgroups(&cgroup_parent(&host.state));
     assert!(left.is_empty(), "{left:?}");
+    // What was set of a unit is in files of systemd's, which are to go with it.
+    let prefix = parent_slice(&cgroup_parent(&host.state)).replace(".slice", "");
+    for dir in ["/run/systemd/transient", "/run/systemd/system.control"] {
+        wait_for(&format!("no file of {prefix} in {dir}"), || {
+            let files = fs::read_dir(dir).into_iter().flatten().flatten();
+            let ours = files.filter(|file| file.file_name().to_string_lossy().starts_with(&prefix));
+            (ours.count() == 0).then_some(())
+        });
+    }
 }
 
 /// Name of a pod's scope.
@@ -176,6 +185,47 @@ fn limits_are_the_kernels_and_the_weight_is_the_scopes() {
     assert_eq!((&end["exitCode"], &end["reason"]), (&json!(137), &json!("OOMKilled")), "{end}");
     assert!(alive(pod.pid("other")) && alive(pod.pause()) && alive(pod.supervisor()));
     pod.delete(&["--force"]);
+    assert_nothing(&host);
+}
+
+#[test]
+fn slices_weigh_and_protect_what_is_in_them() {
+    needs_systemd!();
+    if hierarchy("cpu").is_some() {
+        skip!("on cgroup v1 slices are left as systemd has them");
+    }
+    let host = host();
+    let run = |name: &'static str, resources: Value, annotations: Value| {
+        let spec = json!({"containers": [with_resources(sleeper("main"), resources)]});
+        let mut pod: Value = serde_json::from_str(&manifest(name, spec)).expect("JSON");
+        pod["metadata"]["annotations"] = annotations;
+        host.run(name, &pod.to_string())
+    };
+    let first = run("first", json!({"requests": {"cpu": "500m"}}), json!({"husk.dev/memory-min": "4Mi"}));
+    let second = run("second", json!({"requests": {"cpu": "1"}}), json!({}));
+    let best = run("best", json!({}), json!({}));
+    let slice = |pod: &Pod| scope_dir(pod, "cpu").parent().expect("a slice").to_owned();
+    let name = |dir: &Path| dir.file_name().expect("a unit").to_string_lossy().into_owned();
+    let weighs = |dir: &Path, shares: u64| {
+        let now = property(&name(dir), "CPUWeight").parse::<u64>().expect("a weight");
+        assert_eq!(value(dir, "cpu.weight"), now.to_string(), "{}", dir.display());
+        let wanted = weight_from_shares(shares)..=weight_from_shares(shares * 21 / 20);
+        assert!(wanted.contains(&now), "{}: {now}, not {wanted:?}", dir.display());
+    };
+    let burstable = slice(&first);
+    weighs(&burstable, 1536);
+    weighs(&slice(&best), 2);
+    let min = (4u64 << 20).to_string();
+    for dir in scope_dir(&first, "memory").ancestors().take(4) {
+        assert_eq!((value(dir, "memory.min"), property(&name(dir), "MemoryMin")), (min.clone(), min.clone()));
+    }
+    host.ok(&["update", "second", "--cpu-request", "250m"]);
+    weighs(&scope_dir(&second, "cpu"), 256);
+    weighs(&burstable, 768);
+    second.delete(&["--force"]);
+    weighs(&burstable, 512);
+    first.delete(&["--force"]);
+    best.delete(&["--force"]);
     assert_nothing(&host);
 }
 

@@ -1,7 +1,7 @@
 //! The driver that works on the mounted hierarchies directly, with as few system calls as the kernel allows.
 
 use super::hierarchies::{Hierarchies, V1, V2};
-use super::limits::{Limits, Setting};
+use super::limits::{Limits, PERIOD_US, Setting};
 use super::{CgroupDriver, Error, Placement, classes, cpuset, devices, enforce, hugepages};
 use husk_oci::errno::Sys;
 use husk_oci::file;
@@ -93,9 +93,14 @@ impl Cgroupfs {
         }
         for controller in &h.controllers {
             let mut files = limits.v1_files(controller, sizes);
+            if made.has(&dir) {
+                // The period that a new one has.
+                files.retain(|file| file.file != "cpu.cfs_period_us" || limits.cpu_period_us != PERIOD_US);
+            }
             match write_all(&dir, &files) {
-                // Memory may never be above memory and swap together: a limit that is raised goes the other way round.
-                Err(e) if controller == "memory" && e.errno() == Some(Errno::EINVAL) => {
+                // Memory may never be above memory and swap together, and a quota no larger than its period by more than the cgroup above allows:
+                // what is raised goes the other way round.
+                Err(e) if matches!(controller.as_str(), "cpu" | "memory") && e.errno() == Some(Errno::EINVAL) => {
                     files.reverse();
                     write_all(&dir, &files)?;
                 }
@@ -276,6 +281,11 @@ impl CgroupDriver for Cgroupfs {
 
     fn settle(&self, pods: &str, memory: bool) -> Result<(), Error> {
         classes::settle(&self.all, pods, memory)
+    }
+
+    fn due(&self, parent: &str) -> Result<Vec<classes::Due>, Error> {
+        check(parent)?;
+        classes::due(&self.all, parent)
     }
 
     fn children(&self, path: &str) -> Result<Vec<String>, Error> {

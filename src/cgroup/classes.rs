@@ -4,11 +4,14 @@
 //! whoever makes, removes or resizes a pod adds up anew, from what the kernel says of each pod. Two who do so at the same moment may write
 //! an old sum last; the next change heals that, and `husk gc`. On v2 a sum is as exact as weights are: each is turned back into
 //! the most shares that it may stand for, so the sum is at most a few hundredths too large.
+//!
+//! With the systemd driver the same holds of slices and scopes, which are systemd's to write to: [`due`] says what to ask it for.
 
 use super::cgroupfs::{check, children, is_gone, write_setting};
 use super::limits::{shares_from_weight, weight_from_shares};
-use super::{Error, Hierarchies};
+use super::{Error, Hierarchies, systemd};
 use husk_oci::file;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Shares of all BestEffort pods together.
@@ -38,6 +41,67 @@ pub(super) fn settle(all: &Hierarchies, pods: &str, memory: bool) -> Result<(), 
         Some(h) if memory => protect(&h.mount, pods),
         _ => Ok(()),
     }
+}
+
+/// What a unit of systemd's is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// Its name.
+    pub unit: String,
+    /// `CPUWeight`, where another is in force.
+    pub cpu_weight: Option<u64>,
+    /// `MemoryMin` in bytes, likewise.
+    pub memory_min_bytes: Option<u64>,
+}
+
+/// What the scopes of an instance's pods and the slices above them lack: a scope weighs and protects what its pod does, a slice as the cgroup of its
+/// class would. On v2; systemd's own slices of v1 are left as they are.
+pub(super) fn due(all: &Hierarchies, parent: &str) -> Result<Vec<Due>, Error> {
+    let Some(h) = all.v2.as_ref().filter(|_| all.v2_with("cpu").is_some() || all.v2_with("memory").is_some()) else {
+        return Ok(Vec::new());
+    };
+    let mut due = Vec::new();
+    let mut want = |dir: &Path, weight: Option<u64>, min: u64| -> Result<(), Error> {
+        // A file that is not there is a controller that is not there.
+        let differs = |file: &str, wanted: Option<u64>| -> Result<Option<u64>, Error> {
+            let now = read_number(&dir.join(file))?;
+            Ok(wanted.filter(|wanted| now.is_some_and(|now| now != *wanted)))
+        };
+        let (cpu_weight, memory_min_bytes) = (differs("cpu.weight", weight)?, differs("memory.min", Some(min))?);
+        if let (true, Some(unit)) = (cpu_weight.is_some() || memory_min_bytes.is_some(), dir.file_name()) {
+            due.push(Due { unit: unit.to_string_lossy().into_owned(), cpu_weight, memory_min_bytes });
+        }
+        Ok(())
+    };
+    let place = |slice: &str| systemd::slice_path(slice).ok().map(|path| h.mount.join(path));
+    let mut protected = 0u64;
+    for class in systemd::CLASSES {
+        let Some(slice) = place(&systemd::class_slice(parent, class)) else { continue };
+        let (mut shares, mut min) = (0u64, 0u64);
+        for scope in children(&slice)? {
+            if !systemd::is_scope(&scope.to_string_lossy()) {
+                continue;
+            }
+            let pod = scope.join("pod");
+            let weight = read_number(&pod.join("cpu.weight"))?;
+            let own = read_number(&pod.join("memory.min"))?.unwrap_or(0);
+            want(&scope, weight, own)?;
+            shares = shares.saturating_add(weight.map_or(0, shares_from_weight));
+            min = min.saturating_add(own);
+        }
+        protected = protected.saturating_add(min);
+        match class {
+            BURSTABLE => want(&slice, (shares > 0).then(|| weight_from_shares(shares.min(262_144))), min)?,
+            BEST_EFFORT => want(&slice, Some(weight_from_shares(LEAST_SHARES)), min)?,
+            _ => {}
+        }
+    }
+    for slice in [systemd::class_slice(parent, ""), systemd::parent_slice(parent)] {
+        if let Some(dir) = place(&slice) {
+            want(&dir, None, protected)?;
+        }
+    }
+    Ok(due)
 }
 
 struct Shares {

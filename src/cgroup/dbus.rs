@@ -9,6 +9,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use super::classes::Due;
 use husk_oci::file;
 use serde::{Deserialize, Serialize};
 use zbus::export::futures_core::Stream;
@@ -51,6 +52,9 @@ pub struct Scope {
     pub unit: String,
     /// Name of the slice that it goes into; systemd makes it if there is none.
     pub slice: String,
+    /// Slices that are made first, the outermost first. One that systemd makes on the way is no transient unit: what [`set`] says of it would stay in
+    /// files after its end.
+    pub slices: Vec<String>,
     /// What it is, and whose: a unit of that name with another description is somebody else's.
     pub description: String,
     /// Its weight among its siblings, 1 to 10000, 100 being what all have that say nothing.
@@ -160,6 +164,9 @@ pub fn start_scope(scope: &Scope) -> Result<(), Error> {
     let doing = format!("start {}", scope.unit);
     blocking(&doing, async || {
         let systemd = Systemd::connect().await?;
+        for slice in &scope.slices {
+            systemd.start_slice(slice).await?;
+        }
         loop {
             match systemd.start(scope).await {
                 // Of a try whose end was not heard.
@@ -183,6 +190,21 @@ pub fn stop(units: &[String]) -> Result<(), Error> {
         let systemd = Systemd::connect().await?;
         for unit in units {
             systemd.stop(unit).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives units other weights and protection, one after another, until the host boots again. One that is not there (any more) is fine.
+///
+/// # Errors
+/// As [`Error`] has them, for the first that could not be changed; those after it were not tried.
+pub fn set(due: &[Due]) -> Result<(), Error> {
+    let names: Vec<&str> = due.iter().map(|due| due.unit.as_str()).collect();
+    blocking(&format!("weigh {}", names.join(", ")), async || {
+        let systemd = Systemd::connect().await?;
+        for due in due {
+            systemd.set(due).await?;
         }
         Ok(())
     })
@@ -298,6 +320,16 @@ impl Systemd {
         self.job(&scope.unit, "StartTransientUnit", &body, || format!("start {}", scope.unit)).await
     }
 
+    /// Makes a slice, unless it is there or another makes it just now.
+    async fn start_slice(&self, slice: &str) -> Result<(), Error> {
+        let auxiliary: Vec<(&str, PropertyList<'_>)> = Vec::new();
+        let body = (slice, "fail", PropertyList::new(), auxiliary);
+        match self.job(slice, "StartTransientUnit", &body, || format!("start {slice}")).await {
+            Err(e) if !e.is(UNIT_EXISTS) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes room for a scope of that name, if what is in its place is of the same pod.
     async fn clear(&self, scope: &Scope) -> Result<(), Error> {
         let unit = scope.unit.as_str();
@@ -317,6 +349,18 @@ impl Systemd {
         let killing = || format!("kill what is in {unit}");
         drop(self.call(MANAGER_PATH, MANAGER, "KillUnit", &(unit, "all", libc::SIGKILL), killing).await);
         self.stop(unit).await
+    }
+
+    async fn set(&self, due: &Due) -> Result<(), Error> {
+        let mut properties: PropertyList<'_> = Vec::new();
+        properties.extend(due.cpu_weight.map(|weight| ("CPUWeight", weight.into())));
+        properties.extend(due.memory_min_bytes.map(|bytes| ("MemoryMin", bytes.into())));
+        let body = (due.unit.as_str(), true, properties);
+        let doing = || format!("set CPUWeight and MemoryMin of {}", due.unit);
+        match self.call(MANAGER_PATH, MANAGER, "SetUnitProperties", &body, doing).await {
+            Err(e) if !e.is(NO_SUCH_UNIT) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     async fn stop(&self, unit: &str) -> Result<(), Error> {

@@ -30,6 +30,9 @@ pub struct Limits {
     /// Swap in bytes, on top of memory; `u64::MAX` for no limit. On v1 only together with a memory limit, as its file counts both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap_bytes: Option<u64>,
+    /// Swap is closed where neither of the two above says anything of it (v2 only), as the kubelet's NoSwap has it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub swap_closed: bool,
     /// From so many bytes on the kernel slows the cgroup down and reclaims from it (v2 only; refused on v1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high_bytes: Option<u64>,
@@ -68,6 +71,7 @@ impl Default for Limits {
             cpu_period_us: PERIOD_US,
             memory_limit_bytes: None,
             swap_bytes: None,
+            swap_closed: false,
             memory_high_bytes: None,
             memory_min_bytes: None,
             hugepages: None,
@@ -122,12 +126,26 @@ pub fn shares_from_weight(weight: u64) -> u64 {
 impl Limits {
     /// `self` with what is wider of two: what holds while a cgroup and those in it change from `before` to `self`, one after another.
     pub fn or_wider(&self, before: &Limits) -> Limits {
-        let wider = |new: Option<u64>, old: Option<u64>| new.zip(old).map(|(new, old)| new.max(old));
         // A negative quota is no limit.
         let [new, old] = [self, before].map(|l| l.cpu_quota_us.filter(|quota| *quota >= 0));
         Limits {
             cpu_quota_us: new.zip(old).map(|(new, old)| new.max(old)),
-            memory_limit_bytes: wider(self.memory_limit_bytes, before.memory_limit_bytes),
+            memory_limit_bytes: self.memory_limit_bytes.zip(before.memory_limit_bytes).map(|(new, old)| new.max(old)),
+            ..self.clone()
+        }
+        .replacing(before)
+    }
+
+    /// `self` for a cgroup that has the limits `before`: where these limit something and `self` does not, it says that there is no limit any more.
+    pub fn replacing(&self, before: &Limits) -> Limits {
+        let open = |new: Option<u64>, old: Option<u64>, none: u64| new.or(old.map(|_| none));
+        let swap_opens = before.swap().is_some() && self.swap().is_none() && !self.swap_closed;
+        Limits {
+            cpu_quota_us: self.cpu_quota_us.or(before.cpu_quota_us.map(|_| -1)),
+            memory_limit_bytes: open(self.memory_limit_bytes, before.memory_limit_bytes, u64::MAX),
+            swap_bytes: self.swap_bytes.or(swap_opens.then_some(u64::MAX)),
+            memory_high_bytes: open(self.memory_high_bytes, before.memory_high_bytes, u64::MAX),
+            memory_min_bytes: open(self.memory_min_bytes, before.memory_min_bytes, 0),
             ..self.clone()
         }
     }
@@ -198,9 +216,7 @@ impl Limits {
                 files.extend(self.cpu_shares.map(|n| Setting::must("cpu.shares", n)));
                 if let Some(quota) = self.cpu_quota_us {
                     // The period first: a quota is judged against the period in force.
-                    if self.cpu_period_us != PERIOD_US {
-                        files.push(Setting::must("cpu.cfs_period_us", self.cpu_period_us));
-                    }
+                    files.push(Setting::must("cpu.cfs_period_us", self.cpu_period_us));
                     files.push(Setting::must("cpu.cfs_quota_us", quota.max(-1)));
                 }
             }
@@ -241,7 +257,7 @@ impl Limits {
                 files.extend(self.memory_high_bytes.map(|n| Setting::must("memory.high", n)));
                 files.extend(self.memory_limit_bytes.map(|n| Setting::must("memory.max", n)));
                 // Absent when the kernel has no swap; then there is nothing to open or to close.
-                files.extend(self.swap().map(|n| match n {
+                files.extend(self.swap().or(self.swap_closed.then_some(0)).map(|n| match n {
                     u64::MAX => Setting::may("memory.swap.max", "max"),
                     0 => Setting::may("memory.swap.max", 0),
                     n => Setting::must("memory.swap.max", n),
@@ -479,6 +495,33 @@ mod tests {
         assert_eq!(wider(&small, &large), (Some(2000), Some(2)));
         assert_eq!(wider(&large, &small), (Some(2000), Some(2)));
         assert_eq!(wider(&small, &none), (None, None));
-        assert_eq!(wider(&limits(Some(-1), Some(1)), &small), (None, Some(1)));
+        assert_eq!(wider(&limits(Some(-1), Some(1)), &small), (Some(-1), Some(1)));
+        assert_eq!(wider(&none, &small), (Some(-1), Some(u64::MAX)), "in words, as the cgroup has a limit");
+    }
+
+    #[test]
+    fn what_is_no_limit_any_more_is_said_to_the_kernel() {
+        let had = Limits {
+            cpu_quota_us: Some(1000),
+            memory_limit_bytes: Some(64),
+            memory_high_bytes: Some(32),
+            memory_min_bytes: Some(16),
+            ..Limits::default()
+        };
+        let file = |limits: &Limits, controller: &str, name: &str| {
+            let file = limits.v2_files(controller, &[]).into_iter().find(|setting| setting.file == name);
+            file.map(|setting| setting.value)
+        };
+        let open = Limits::default().replacing(&had);
+        assert_eq!(file(&open, "cpu", "cpu.max").as_deref(), Some("max 100000"));
+        assert_eq!(file(&open, "memory", "memory.swap.max").as_deref(), Some("max"));
+        assert_eq!(file(&open, "memory", "memory.min").as_deref(), Some("0"));
+        for name in ["memory.max", "memory.high"] {
+            assert_eq!(file(&open, "memory", name), Some(u64::MAX.to_string()), "{name}: more than any kernel counts");
+        }
+        let closed = Limits { swap_closed: true, ..Limits::default() };
+        assert_eq!(file(&closed.replacing(&had), "memory", "memory.swap.max").as_deref(), Some("0"));
+        assert_eq!(had.replacing(&Limits::default()), had);
+        assert_eq!(Limits::default().replacing(&Limits::default()), Limits::default());
     }
 }

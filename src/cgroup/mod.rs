@@ -85,6 +85,12 @@ pub trait CgroupDriver {
     /// [`Error::Kernel`]; a cgroup that goes away meanwhile is none.
     fn settle(&self, pods: &str, memory: bool) -> Result<(), Error>;
 
+    /// What systemd is to be asked for to the same end, for the units of the instance whose cgroup is `parent`; most often nothing.
+    ///
+    /// # Errors
+    /// As [`CgroupDriver::settle`].
+    fn due(&self, parent: &str) -> Result<Vec<classes::Due>, Error>;
+
     /// The names of the cgroups right below `path`, in whatever hierarchy; none when it does not exist.
     fn children(&self, path: &str) -> Result<Vec<String>, Error>;
 

@@ -74,6 +74,24 @@ impl Cgroupfs {
         Ok(Some(usage))
     }
 
+    /// How much more swap a cgroup may use by its own limit, bytes; `None` when it has none, and when nothing counts it. `usage` is its use.
+    ///
+    /// # Errors
+    /// A path that could lead elsewhere.
+    pub fn swap_available(&self, path: &str, usage: &Usage) -> Result<Option<u64>, Error> {
+        check(path)?;
+        let all = self.hierarchies();
+        let limit = match (all.v1_with("memory"), all.v2_with("memory")) {
+            // It limits memory and swap together.
+            (Some(h), _) => number(&h.mount.join(path).join("memory.memsw.limit_in_bytes"))
+                .filter(|both| *both < NO_LIMIT)
+                .map(|both| both.saturating_sub(usage.memory_limit_bytes.unwrap_or(0))),
+            (None, Some(h)) => number(&h.mount.join(path).join("memory.swap.max")),
+            (None, None) => None,
+        };
+        Ok(limit.map(|limit| limit.saturating_sub(usage.swap_bytes.unwrap_or(0))))
+    }
+
     /// CPU time of a cgroup since it was made, nanoseconds; `None` when it does not exist (any more).
     ///
     /// # Errors
@@ -101,8 +119,10 @@ impl Cgroupfs {
         let all = self.hierarchies();
         let mut load = Load::default();
         if let Some(h) = all.v1_with("blkio") {
-            let bytes = std::fs::read_to_string(h.mount.join(path).join("blkio.throttle.io_service_bytes"));
-            if let Ok(bytes) = bytes {
+            // A pod's cgroup has its processes further down.
+            let read = |file: &str| std::fs::read_to_string(h.mount.join(path).join(file));
+            let own = || read("blkio.throttle.io_service_bytes");
+            if let Ok(bytes) = read("blkio.throttle.io_service_bytes_recursive").or_else(|_| own()) {
                 // `8:0 Read 4096`, one line a device and direction.
                 let sum = |name| bytes.lines().filter_map(|line| v1_bytes(line, name)).fold(0, u64::saturating_add);
                 (load.read_bytes, load.written_bytes) = (Some(sum("Read")), Some(sum("Write")));

@@ -93,7 +93,7 @@ fn path_of(key: &str) -> String {
 /// Where the value of `name` for a container was written: its own annotation, else the pod's.
 pub fn path(pod: &Pod, name: &str, container: Option<&str>) -> String {
     let own = entry(pod, name, container).or_else(|| entry(pod, name, None));
-    path_of(own.map_or(name, |(key, _)| key))
+    own.map_or_else(|| path_of(&format!("{DOMAIN}{name}")), |(key, _)| path_of(key))
 }
 
 /// What is asked for the pod's own cgroup.

@@ -102,11 +102,11 @@ pub fn limited_swap(spec: &PodSpec, c: &Container, host_memory_bytes: u64, host_
 }
 
 /// The kubelet's memory QoS: where the kernel begins to slow a container down, nine tenths of the way from its request to its limit, or to the host's
-/// memory, in whole pages. `None` where the request is the limit.
+/// memory, in whole pages. `None` where the request is the limit, and where there is neither.
 pub fn memory_high(r: &Resources, host_memory_bytes: u64) -> Option<u64> {
     const PAGE: u128 = 4096;
     let request = r.memory_request_bytes.unwrap_or(0);
-    if r.memory_limit_bytes.unwrap_or(0) == request && request > 0 {
+    if r.memory_limit_bytes.unwrap_or(0) == request {
         return None;
     }
     let limit = r.memory_limit_bytes.unwrap_or(host_memory_bytes);
@@ -133,6 +133,8 @@ mod tests {
             (vec![full], vec![full], Guaranteed),
             (vec![], vec![("", "cpu=1")], Burstable),
             (vec![], vec![("cpu=500m memory=1Gi", full.1)], Burstable),
+            (vec![], vec![("cpu=0 memory=0", full.1)], Burstable),
+            (vec![], vec![("cpu=0", full.1)], Burstable),
             (vec![("memory=1Mi", "")], vec![("", "")], Burstable),
         ] {
             assert_eq!(qos_class(&spec(&init, &app)), want, "{init:?} {app:?}");
@@ -200,7 +202,7 @@ mod tests {
         assert_eq!(of("memory=10Mi", "memory=20Mi"), Some(19 << 20));
         assert_eq!(of("memory=4096", "memory=8192"), None, "there is no whole page between");
         assert_eq!(of("memory=20Mi", "memory=20Mi"), None);
-        assert_eq!(of("", ""), Some((1u64 << 30) * 9 / 10 / 4096 * 4096));
+        assert_eq!(of("", ""), None, "the same, as neither is there");
     }
 
     #[test]

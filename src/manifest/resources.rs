@@ -4,7 +4,7 @@ use super::{FieldError, Quantity, quantity};
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Amounts in the units cgroups are computed from. A zero in the manifest is the same as an absent field.
+/// Amounts in the units cgroups are computed from. A limit of zero is the same as none; a request of zero is none either, but was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// `requests.cpu` in thousandths of a CPU.
@@ -20,12 +20,21 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// As the API server fills it in.
-    fn request_is_at_least_limit(mut self) -> Self {
-        self.cpu_request_millis = self.cpu_request_millis.or(self.cpu_limit_millis);
-        self.memory_request_bytes = self.memory_request_bytes.or(self.memory_limit_bytes);
+    /// As the API server fills it in: a request that is not written is the limit. One of zero is written.
+    fn request_is_limit(mut self, written: Option<&ResourceRequirements>) -> Self {
+        if !requests(written, "cpu") {
+            self.cpu_request_millis = self.cpu_request_millis.or(self.cpu_limit_millis);
+        }
+        if !requests(written, "memory") {
+            self.memory_request_bytes = self.memory_request_bytes.or(self.memory_limit_bytes);
+        }
         self
     }
+}
+
+/// Whether a request is written for it, if only of zero.
+fn requests(written: Option<&ResourceRequirements>, name: &str) -> bool {
+    written.and_then(|r| r.requests.as_ref()).is_some_and(|list| list.contains_key(name))
 }
 
 /// Amounts of one container; a request that is absent is the limit. The error's path is relative to the container.
@@ -33,7 +42,8 @@ impl Resources {
 /// # Errors
 /// A quantity that is none, is negative, or is too large.
 pub fn resources(c: &Container) -> Result<Resources, FieldError> {
-    as_written(c.resources.as_ref()).map(Resources::request_is_at_least_limit)
+    let written = c.resources.as_ref();
+    as_written(written).map(|r| r.request_is_limit(written))
 }
 
 fn as_written(r: Option<&ResourceRequirements>) -> Result<Resources, FieldError> {
@@ -92,9 +102,13 @@ pub fn pod_level(spec: &PodSpec) -> Result<Option<Resources>, FieldError> {
     let mut own = as_written(Some(r)).map_err(|e| FieldError { path: format!("spec.{}", e.path), ..e })?;
     if r.limits.as_ref().is_some_and(|limits| !limits.is_empty()) {
         let all = Everybody::read(spec)?;
-        own.cpu_request_millis = own.cpu_request_millis.or(all.total_if_any(|r| r.cpu_request_millis));
-        own.memory_request_bytes = own.memory_request_bytes.or(all.total_if_any(|r| r.memory_request_bytes));
-        own = own.request_is_at_least_limit();
+        if !requests(Some(r), "cpu") {
+            own.cpu_request_millis = all.total_if_any(|r| r.cpu_request_millis);
+        }
+        if !requests(Some(r), "memory") {
+            own.memory_request_bytes = all.total_if_any(|r| r.memory_request_bytes);
+        }
+        own = own.request_is_limit(Some(r));
     }
     Ok(Some(own))
 }
@@ -200,11 +214,15 @@ pub fn effective_resources(spec: &PodSpec, c: &Container) -> Result<Resources, F
     // An error up there is told with its own path.
     let pod = pod_level(spec).ok().flatten().unwrap_or_default();
     let cpu_limit_millis = own.cpu_limit_millis.or(pod.cpu_limit_millis);
+    let asked = requests(c.resources.as_ref(), "cpu");
+    let mut hugepages = pod.hugepages;
+    hugepages.extend(own.hugepages);
     Ok(Resources {
-        cpu_request_millis: own.cpu_request_millis.or(cpu_limit_millis),
+        cpu_request_millis: own.cpu_request_millis.or(cpu_limit_millis.filter(|_| !asked)),
         cpu_limit_millis,
+        memory_request_bytes: own.memory_request_bytes,
         memory_limit_bytes: own.memory_limit_bytes.or(pod.memory_limit_bytes),
-        ..own
+        hugepages,
     })
 }
 
@@ -252,6 +270,23 @@ pub(super) mod tests {
         let none = effective_resources(&s, &s.containers[1]).expect("fine");
         assert_eq!((none.cpu_request_millis, none.cpu_limit_millis), (Some(4000), Some(4000)));
         assert_eq!((none.memory_request_bytes, none.memory_limit_bytes), (None, Some(400)));
+    }
+
+    #[test]
+    fn huge_pages_of_the_pod_are_for_containers_that_say_nothing_of_them() {
+        let s = whole(("", "hugepages-2Mi=8Mi"), &[], &[("", "cpu=1"), ("", "cpu=1 hugepages-2Mi=4Mi")]);
+        let of = |n: usize| effective_resources(&s, &s.containers[n]).expect("fine").hugepages;
+        assert_eq!((of(0), of(1)), ([(2 << 20, 8 << 20)].into(), [(2 << 20, 4 << 20)].into()));
+    }
+
+    #[test]
+    fn a_request_of_zero_is_not_the_limit() {
+        let s = spec(&[], &[("cpu=0 memory=0", "cpu=1 memory=1Gi")]);
+        let own = effective_resources(&s, &s.containers[0]).expect("fine");
+        assert_eq!((own.cpu_request_millis, own.memory_request_bytes), (None, None));
+        assert_eq!((own.cpu_limit_millis, own.memory_limit_bytes), (Some(1000), Some(1 << 30)));
+        let pod = pod_resources(&whole(("cpu=0 memory=0", "cpu=4 memory=4Gi"), &[], &[("", "")])).expect("fine");
+        assert_eq!((pod.cpu_request_millis, pod.memory_request_bytes), (None, None));
     }
 
     #[test]

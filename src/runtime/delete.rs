@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 
-use super::{Error, remove, run::wait_until_unlocked};
-use crate::cgroup::{CgroupDriver, Cgroupfs};
+use super::{Error, remove, run::wait_until_unlocked, say, scope};
+use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind};
 use crate::control::client::Client;
 use crate::control::{Request, Response};
 use crate::state::timeline::{Step, What};
@@ -125,7 +125,15 @@ fn end(roots: &Roots, pod: &Listed, options: DeleteOptions, mut steps: Option<&m
                     continue;
                 }
             }
-            return if roots.is_quiet()? { remove::runtime_cgroup(roots, &detect()?) } else { Ok(()) };
+            if roots.is_quiet()? {
+                return remove::runtime_cgroup(roots, &detect()?);
+            }
+            // With the cgroupfs driver whoever removed the pod has done so.
+            let units = matches!(pod, Listed::Pod(entry) if entry.record.cgroup_driver == DriverKind::Systemd);
+            if units && let Err(e) = detect().and_then(|driver| scope::weigh(roots, &driver)) {
+                say::say("warn", format_args!("weigh the pods that go on: {e}, continuing; husk gc tries again"));
+            }
+            return Ok(());
         }
         let answer = if options.force {
             Client::ask_within(&at, &request, &[], lives, FORCE_PATIENCE)

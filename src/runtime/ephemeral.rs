@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::EphemeralContainer;
 
 use super::update::{ask, in_memory};
 use super::{Error, apparmor, resolve};
+use crate::cgroup::Cgroupfs;
 use crate::control::Request;
 use crate::image::Store;
 use crate::state::record::Added;
@@ -20,7 +21,8 @@ pub fn add(roots: &Roots, entry: &PodEntry, asked: EphemeralContainer) -> Result
     let store = Store::open(&roots.root).map_err(|e| host(&e))?;
     // Until the record says that the container uses it, nobody may remove its image.
     let _held = store.hold().map_err(|e| host(&e))?;
-    let record = resolve::ephemeral(&store, &entry.record, &asked)?;
+    let driver = Cgroupfs::detect().map_err(|e| host(&e))?;
+    let record = resolve::ephemeral(driver.hierarchies(), &store, &entry.record, &asked)?;
     apparmor::ensure(std::slice::from_ref(&record))?;
     let file = in_memory(c"container", &Added { record, asked })?;
     ask(roots, entry, &Request::AddEphemeral, &[file.as_fd()])

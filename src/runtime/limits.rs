@@ -10,15 +10,18 @@ use crate::cgroup::limits::{quota_from_millis, shares_from_millis};
 use crate::cgroup::{CgroupDriver, DriverKind, Hierarchies, Limits, classes};
 use crate::manifest::annotations::{self, Swap};
 use crate::manifest::{self, FieldError, Resources};
+use crate::state::Roots;
 use crate::state::record::PodRecord;
 
-/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit.
+/// A fork bomb must not take the host down; the kubelet leaves this to the node's own limit. Only where there is a controller for it.
 pub const POD_PIDS: u64 = 8192;
 
-/// Amounts as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible.
-fn limits(r: &Resources) -> Limits {
+/// Amounts as limits of a cgroup, by the kubelet's rules: without a request cpu shares are the least possible. Nobody has asked for these, so a host
+/// that cannot share is none to refuse the pod.
+fn limits(host: &Hierarchies, r: &Resources) -> Limits {
+    let request = r.cpu_request_millis.or_else(|| host.offers("cpu").then_some(0));
     Limits {
-        cpu_shares: Some(shares_from_millis(r.cpu_request_millis.unwrap_or(0))),
+        cpu_shares: request.map(shares_from_millis),
         cpu_quota_us: r.cpu_limit_millis.and_then(quota_from_millis),
         memory_limit_bytes: r.memory_limit_bytes,
         every_hierarchy: true,
@@ -30,12 +33,19 @@ fn limits(r: &Resources) -> Limits {
 ///
 /// # Errors
 /// A field by its whole path.
-pub fn of_container(pod: &Pod, spec: &PodSpec, c: &Container, at: &str) -> Result<Limits, FieldError> {
+pub fn of_container(
+    all: &Hierarchies,
+    pod: &Pod,
+    spec: &PodSpec,
+    c: &Container,
+    at: &str,
+) -> Result<Limits, FieldError> {
     let below = |e: FieldError| FieldError { path: format!("{at}.{}", e.path), ..e };
     let own = manifest::resources(c).map_err(below)?;
     let extras = annotations::container_extras(pod, &c.name)?;
     let host = resolve::memory_capacity_bytes;
     let qos = |amount: Option<u64>| amount.filter(|_| extras.memory_qos);
+    let effective = manifest::effective_resources(spec, c).map_err(below)?;
     Ok(Limits {
         // As the kubelet has it: half a container is no container.
         memory_oom_group: !annotations::oom_single_process(pod).any(|name| name == c.name),
@@ -50,9 +60,10 @@ pub fn of_container(pod: &Pod, spec: &PodSpec, c: &Container, at: &str) -> Resul
             Swap::Bytes(bytes) => bytes,
             Swap::Limited => manifest::limited_swap(spec, c, host(), swap_capacity_bytes()),
         }),
+        swap_closed: true,
         // Where the pod has none, its own cgroup keeps them closed for all of it.
-        hugepages: has_hugepages(spec).then_some(own.hugepages),
-        ..limits(&manifest::effective_resources(spec, c).map_err(below)?)
+        hugepages: has_hugepages(spec).then(|| effective.hugepages.clone()),
+        ..limits(all, &effective)
     })
 }
 
@@ -72,16 +83,21 @@ fn has_hugepages(spec: &PodSpec) -> bool {
 ///
 /// # Errors
 /// A field by its whole path.
-pub fn of_pod(pod: &Pod, spec: &PodSpec, containers: &HashMap<&str, &Limits>) -> Result<Limits, FieldError> {
+pub fn of_pod(
+    all: &Hierarchies,
+    pod: &Pod,
+    spec: &PodSpec,
+    containers: &HashMap<&str, &Limits>,
+) -> Result<Limits, FieldError> {
     let r = manifest::pod_resources(spec)?;
     let extras = annotations::pod_extras(pod)?;
     let sum = |of: fn(&Limits) -> Option<u64>| {
         let of_container = |c: &Container| containers.get(c.name.as_str()).and_then(|l| of(l)).unwrap_or(0);
         Some(manifest::total(spec, of_container)).filter(|n| *n > 0)
     };
-    let limits = limits(&r);
+    let limits = limits(all, &r);
     Ok(Limits {
-        pids_max: Some(extras.pids_max.unwrap_or(POD_PIDS)),
+        pids_max: extras.pids_max.or_else(|| all.offers("pids").then_some(POD_PIDS)),
         cpuset_cpus: extras.cpuset_cpus,
         cpuset_mems: extras.cpuset_mems,
         memory_min_bytes: sum(|l| l.memory_min_bytes),
@@ -131,20 +147,43 @@ pub fn check(
     Err(Error::Image { field: format!("pod {pod}: {path}"), what })
 }
 
-/// Brings the cgroups above a pod up to date after it was made, resized or removed. Costs a few system calls for each pod of its class: not for the
-/// way of a start, but beside it.
+/// Brings the cgroups above a pod up to date after it was made or removed. Costs a few system calls for each pod of its class, and with the systemd
+/// driver a word to systemd where something changes: not for the way of a start, but beside it. A supervisor never comes here.
+///
+/// # Errors
+/// The kernel's, or systemd's.
+pub fn settle(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Error> {
+    settle_for(roots, driver, record, record.sandbox.limits.memory_min_bytes.is_some())
+}
+
+/// The same after it was resized: what it had protected before may be protected no more.
+///
+/// # Errors
+/// As [`settle`].
+pub fn settle_resized(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Error> {
+    settle_for(roots, driver, record, true)
+}
+
+fn settle_for(roots: &Roots, driver: &dyn CgroupDriver, record: &PodRecord, memory: bool) -> Result<(), Error> {
+    match record.cgroup_driver {
+        // Other weights than those of our own tree are somebody else's to set.
+        _ if record.sandbox.foreign_cgroup => Ok(()),
+        DriverKind::Systemd => super::scope::weigh(roots, driver),
+        DriverKind::Cgroupfs => settle_tree(driver, record, memory),
+    }
+}
+
+/// [`settle`] without systemd, for who may not speak to it.
 ///
 /// # Errors
 /// The kernel's.
-pub fn settle(driver: &dyn CgroupDriver, record: &PodRecord) -> Result<(), Error> {
-    // Other weights than those of our own tree are somebody else's to set.
-    let ours = record.cgroup_driver == DriverKind::Cgroupfs && !record.sandbox.foreign_cgroup;
-    let Some((pods, class)) = classes::above(&record.cgroup).filter(|_| ours) else {
-        return Ok(());
-    };
-    let memory = record.sandbox.limits.memory_min_bytes.is_some();
-    if !class && !memory {
-        return Ok(());
+pub fn settle_tree(driver: &dyn CgroupDriver, record: &PodRecord, memory: bool) -> Result<(), Error> {
+    match classes::above(&record.cgroup) {
+        Some((pods, class)) if class || memory => driver.settle(pods, memory).map_err(host),
+        _ => Ok(()),
     }
-    driver.settle(pods, memory).map_err(|e| Error::Host { what: e.to_string() })
+}
+
+fn host(e: crate::cgroup::Error) -> Error {
+    Error::Host { what: e.to_string() }
 }

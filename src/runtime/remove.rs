@@ -160,7 +160,8 @@ pub fn cgroups(driver: &dyn CgroupDriver, record: &PodRecord) -> Vec<Error> {
         DriverKind::Systemd => return cgroup(driver, &record.cgroup).err().into_iter().collect(),
         DriverKind::Cgroupfs if !record.sandbox.foreign_cgroup => {
             let mut errors = with_parents(driver, &record.cgroup);
-            errors.extend(limits::settle(driver, record).err());
+            let protected = record.sandbox.limits.memory_min_bytes.is_some();
+            errors.extend(limits::settle_tree(driver, record, protected).err());
             return errors;
         }
         DriverKind::Cgroupfs => {}
@@ -272,6 +273,7 @@ pub fn gc(roots: &Roots, driver: &dyn CgroupDriver) -> Result<GcReport, Error> {
     if let Err(e) = driver.settle(&format!("{}/pods", roots.cgroup_parent()), true) {
         report.failed.push(Error::Host { what: e.to_string() });
     }
+    report.failed.extend(scope::weigh(roots, driver).err());
     if let Err(e) = roots.sweep_names() {
         report.failed.push(e.into());
     }

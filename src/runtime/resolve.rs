@@ -57,7 +57,7 @@ pub fn pod(
     for (list, kind, all) in lists {
         for (index, c) in all.iter().enumerate() {
             let at = format!("spec.{list}[{index}]");
-            let limits = limits::of_container(&pod, &spec, c, &at).map_err(of_field)?;
+            let limits = limits::of_container(host, &pod, &spec, c, &at).map_err(of_field)?;
             limits::check(host, &pod, &limits, Some((c, &at)))?;
             let field = format!("pod {name}: {at}");
             let made = container(store, &pod, c, kind, &field, &mut views)?;
@@ -66,7 +66,7 @@ pub fn pod(
         }
     }
     let of_containers = containers.iter().map(|c| (c.name.as_str(), &c.limits)).collect();
-    let whole = limits::of_pod(&pod, &spec, &of_containers).map_err(of_field)?;
+    let whole = limits::of_pod(host, &pod, &spec, &of_containers).map_err(of_field)?;
     limits::check(host, &pod, &whole, None)?;
     let class = match manifest::qos_class(&spec) {
         manifest::QosClass::Guaranteed => "",
@@ -139,20 +139,25 @@ fn sandbox(settings: &Settings, pod: &Pod, spec: &PodSpec, limits: Limits) -> Re
 ///
 /// # Errors
 /// An amount that is none.
-pub fn resized(record: &PodRecord, name: &str, resources: ResourceRequirements) -> Result<PodRecord, Error> {
+pub fn resized(
+    host: &Hierarchies,
+    record: &PodRecord,
+    name: &str,
+    resources: ResourceRequirements,
+) -> Result<PodRecord, Error> {
     let wrong = |e: manifest::FieldError| Error::Host { what: e.to_string() };
     let mut new = record.clone();
     manifest::set_resources(&mut new.pod, name, resources);
     let spec = new.pod.spec.clone().unwrap_or_default();
     for made in new.containers.iter_mut().filter(|made| made.name == name) {
         if let Some(c) = manifest::container(&new.pod, name) {
-            let limits = limits::of_container(&new.pod, &spec, c, &format!("container {name}")).map_err(wrong)?;
+            let limits = limits::of_container(host, &new.pod, &spec, c, &format!("container {name}")).map_err(wrong)?;
             made.limits = Limits { devices: made.limits.devices.take(), ..limits };
             made.oom_score_adj = manifest::oom_score_adj(&spec, c, memory_capacity_bytes());
         }
     }
     let of_containers = new.containers.iter().map(|c| (c.name.as_str(), &c.limits)).collect();
-    new.sandbox.limits = limits::of_pod(&new.pod, &spec, &of_containers).map_err(wrong)?;
+    new.sandbox.limits = limits::of_pod(host, &new.pod, &spec, &of_containers).map_err(wrong)?;
     Ok(new)
 }
 
@@ -323,12 +328,17 @@ fn container(
 ///
 /// # Errors
 /// A field that does not fit the image or the host.
-pub fn ephemeral(store: &Store, record: &PodRecord, asked: &EphemeralContainer) -> Result<ContainerRecord, Error> {
+pub fn ephemeral(
+    host: &Hierarchies,
+    store: &Store,
+    record: &PodRecord,
+    asked: &EphemeralContainer,
+) -> Result<ContainerRecord, Error> {
     let (pod, c) = (&record.pod, manifest::ephemeral::container(asked));
     let field = format!("pod {}: spec.ephemeralContainers[{}]", record.name(), record.containers.len());
     let spec = pod.spec.clone().unwrap_or_default();
-    let limits =
-        limits::of_container(pod, &spec, &c, &field).map_err(|e| Error::Image { field: e.path, what: e.message })?;
+    let limits = limits::of_container(host, pod, &spec, &c, &field)
+        .map_err(|e| Error::Image { field: e.path, what: e.message })?;
     let made = container(store, pod, &c, ContainerKind::Ephemeral, &field, &mut HashMap::new())?;
     let target = asked.target_container_name.clone().filter(|name| !name.is_empty());
     let limits = Limits { devices: made.limits.devices.clone(), ..limits };

@@ -179,7 +179,7 @@ fn start(
             // keeper is in there by now, and nobody else is needed.
             drop(scope);
             // The supervisor has all that it needs and starts the containers meanwhile.
-            let settled = limits::settle(driver, record);
+            let settled = limits::settle(roots, driver, record);
             let mut warnings = await_ready(&dir, ready)?;
             warnings.extend(
                 settled.err().map(|e| format!("weigh the pods of its class: {e}, continuing; husk gc tries again")),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::helper::Helper;
 use super::{Error, say};
+use crate::cgroup::classes::Due;
 use crate::cgroup::{CgroupDriver, Cgroupfs, DriverKind, dbus, limits, systemd};
 use crate::state::Roots;
 use crate::state::record::PodRecord;
@@ -43,6 +44,8 @@ enum Task {
     Hold { scope: dbus::Scope, runtime: String },
     /// Stop units, in this order.
     Stop { units: Vec<String> },
+    /// Give units weights and protection.
+    Weigh { due: Vec<Due> },
 }
 
 /// What it answers, as one line of JSON.
@@ -82,11 +85,19 @@ pub fn hold(roots: &Roots, record: &PodRecord) -> Result<Held, Error> {
     let scope = dbus::Scope {
         unit: unit.to_owned(),
         slice: slice.to_owned(),
+        slices: if record.sandbox.foreign_cgroup { Vec::new() } else { own_slices(&roots.cgroup_parent(), slice) },
         description: format!("husk pod {} of {}", record.id, roots.state.display()),
         cpu_weight: record.sandbox.limits.cpu_shares.map(limits::weight_from_shares),
     };
     let task = Task::Hold { scope, runtime: record.runtime_cgroup(roots) };
     Helper::start(HELPER, NAME, &task).map(|helper| Held(Some(helper)))
+}
+
+/// The slice of a class and those above it, the outermost first.
+fn own_slices(parent: &str, class: &str) -> Vec<String> {
+    let mut all = vec![systemd::parent_slice(parent), systemd::class_slice(parent, ""), class.to_owned()];
+    all.dedup();
+    all
 }
 
 impl Held {
@@ -116,6 +127,7 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
     let done = match &task {
         Task::Hold { scope, runtime } => move_in(scope, runtime),
         Task::Stop { units } => dbus::stop(units).map_err(|e| e.to_string()),
+        Task::Weigh { due } => dbus::set(due).map_err(|e| e.to_string()),
     };
     let answer = match done {
         Ok(()) => Answer::Done,
@@ -132,7 +144,9 @@ pub fn main(mut args: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
 fn move_in(scope: &dbus::Scope, runtime: &str) -> Result<(), String> {
     let path = runtime.rsplit_once('/').map_or(runtime, |(path, _)| path);
     let driver = Cgroupfs::detect().map_err(|e| e.to_string())?;
-    dbus::start_scope(scope).map_err(|e| e.to_string())?;
+    let there = |slice: &String| systemd::slice_path(slice).is_ok_and(|path| driver.exists(&path).unwrap_or(false));
+    let missing = scope.slices.iter().filter(|slice| !there(slice)).cloned().collect();
+    dbus::start_scope(&dbus::Scope { slices: missing, ..scope.clone() }).map_err(|e| e.to_string())?;
     // systemd's word for it is not enough: it may see another tree than we do.
     let own = file::read_text(Path::new("/proc/self/cgroup"), 1024);
     let own = own.map_err(|e| format!("read /proc/self/cgroup: {}", io_text(&e)))?;
@@ -185,6 +199,19 @@ pub fn retire(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Error> {
         driver.try_remove(path).map_err(host)?;
     }
     Ok(())
+}
+
+/// Has systemd give our slices and scopes the weights and the protection that follow from the pods in them. Costs some system calls for each pod, and a
+/// helper where something differs.
+///
+/// # Errors
+/// systemd's, or the kernel's.
+pub fn weigh(roots: &Roots, driver: &dyn CgroupDriver) -> Result<(), Error> {
+    if !systemd::is_init() {
+        return Ok(());
+    }
+    let due = driver.due(&roots.cgroup_parent()).map_err(|e| Error::Host { what: e.to_string() })?;
+    if due.is_empty() { Ok(()) } else { answer(&mut Helper::start(HELPER, NAME, &Task::Weigh { due })?) }
 }
 
 /// Paths of our scopes without processes and of our slices without anything but those, the innermost first; and whether some scope has one still.

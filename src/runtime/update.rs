@@ -9,7 +9,8 @@ use husk_oci::sys::fd;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, apparmor, resolve};
+use super::{Error, apparmor, limits, resolve, say};
+use crate::cgroup::Cgroupfs;
 use crate::control::client::Client;
 use crate::control::{Request, Response};
 use crate::image::Store;
@@ -22,7 +23,13 @@ use crate::state::{PodEntry, Roots};
 /// # Errors
 /// The pod does not run, or its supervisor refuses; all is as before then.
 pub fn update(roots: &Roots, entry: &PodEntry, container: Option<String>, amounts: Amounts) -> Result<(), Error> {
-    ask(roots, entry, &Request::Resize { container, amounts: Box::new(amounts) }, &[])
+    ask(roots, entry, &Request::Resize { container, amounts: Box::new(amounts) }, &[])?;
+    // It holds; what stands above the pod follows.
+    let settled = Cgroupfs::detect().map_err(|e| Error::Host { what: e.to_string() });
+    if let Err(e) = settled.and_then(|driver| limits::settle_resized(roots, &driver, &entry.record)) {
+        say::say("warn", format_args!("weigh the pods of its class: {e}, continuing; husk gc tries again"));
+    }
+    Ok(())
 }
 
 /// Makes a pod that lives what `wanted` is, where `change` says how they differ: resources first, one container after the other, then in one step labels,

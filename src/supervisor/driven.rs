@@ -148,18 +148,28 @@ impl Pod {
 
     fn update(&mut self, id: &str, limits: Limits) -> Answer {
         let index = self.index_of(id)?;
-        let refused = |e: crate::cgroup::Error| (Refusal::Unknown, format!("container {id}: {e}"));
-        if matches!(self.status.containers[index].state, State::Running { .. }) {
-            self.room_below(&format!("container {id}"), &container::cgroup(&self.record, id), &limits)?;
-            self.driver.create(&container::cgroup(&self.record, id), &limits).map_err(refused)?;
+        let before = self.record.containers[index].limits.clone();
+        let running = matches!(self.status.containers[index].state, State::Running { .. });
+        let cgroup = container::cgroup(&self.record, id);
+        let mut done = Ok(());
+        if running {
+            self.room_below(&format!("container {id}"), &cgroup, &limits)?;
+            let set = self.driver.create(&cgroup, &limits.replacing(&before));
+            done = set.map_err(|e| (Refusal::Unknown, format!("container {id}: {e}")));
         }
-        self.change(|pod| {
-            if let Some(record) = &mut pod.status.containers[index].made_of {
-                record.limits = limits.clone();
-            }
-        })?;
-        self.record.containers[index].limits = limits;
-        Ok(())
+        let done = done.and_then(|()| {
+            self.change(|pod| {
+                if let Some(record) = &mut pod.status.containers[index].made_of {
+                    record.limits = limits.clone();
+                }
+            })
+        });
+        if done.is_ok() {
+            self.record.containers[index].limits = limits;
+        } else if running && let Err(e) = self.driver.create(&cgroup, &before.replacing(&limits)) {
+            say("error", format_args!("put the limits of container {id} back: {e}"));
+        }
+        done
     }
 
     /// Answers those whose container has ended.

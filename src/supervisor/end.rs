@@ -20,6 +20,7 @@ use crate::runtime::{Error, container, messages, remove, sandbox};
 use crate::state::events::EventType;
 use crate::state::record::{Exit, Hook, State, StopWhy};
 use crate::state::timeline::{Kind, Step};
+use crate::state::{Doom, doom};
 
 /// How long output may still come after every process of a container is dead.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(500);
@@ -209,6 +210,7 @@ impl Pod {
     }
 
     pub(super) fn kill(&mut self, index: usize) {
+        self.count_oom_kills(index);
         if self.live[index].is_some() {
             self.kill_step(index);
         }
@@ -223,7 +225,24 @@ impl Pod {
         }
     }
 
+    /// Notes what the kernel has killed for want of memory so far, nobody having listened or not yet: the end of the main process, which is to be killed by
+    /// us, is not put down to it.
+    fn count_oom_kills(&mut self, index: usize) {
+        let c = &mut self.status.containers[index];
+        let State::Running { id, pid, .. } = &c.state else { return };
+        // Where it cannot be read it is read again, and the failure told, at the container's end.
+        if let Ok(kills) = self.driver.oom_kills(&container::cgroup(&self.record, id))
+            && kills > c.oom_kills
+            && matches!(doom(*pid), Ok(Doom::Living))
+        {
+            c.oom_kills = kills;
+        }
+    }
+
     pub(super) fn kill_all(&mut self) {
+        for index in 0..self.live.len() {
+            self.count_oom_kills(index);
+        }
         // All at once first: killing what a cgroup still holds may take a while.
         for live in self.live.iter().flatten() {
             let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);

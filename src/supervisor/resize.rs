@@ -57,7 +57,7 @@ impl Pod {
         let running = matches!(c.state, State::Running { .. });
         let restart = change.restart && running;
         if !restart {
-            let new = resolve::resized(&self.record, &name, change.resources.clone());
+            let new = resolve::resized(self.driver.hierarchies(), &self.record, &name, change.resources.clone());
             self.has_room(&self.record, &new.map_err(|e| wrong(e.to_string()))?, index)?;
         }
         let grace = restart.then(|| pod::grace_seconds(&self.record));
@@ -99,7 +99,7 @@ impl Pod {
         let failed = |what: String| (Refusal::Unknown, what);
         let Some(wish) = self.status.resize.clone() else { return Ok(()) };
         let Some(index) = self.record.containers.iter().position(|c| c.name == wish.container) else { return Ok(()) };
-        let new = resolve::resized(&self.record, &wish.container, wish.resources.clone());
+        let new = resolve::resized(self.driver.hierarchies(), &self.record, &wish.container, wish.resources.clone());
         let mut new = new.map_err(|e| failed(e.to_string()))?;
         new.next_generation();
         let done = self.has_room(&self.record, &new, index).and_then(|()| {
@@ -131,9 +131,10 @@ impl Pod {
         let (before, after) = (&old.sandbox.limits, &new.sandbox.limits);
         self.driver.create(&new.cgroup, &after.or_wider(before))?;
         if let State::Running { id, .. } = &self.status.containers[index].state {
-            self.driver.create(&container::cgroup(new, id), &new.containers[index].limits)?;
+            let (before, after) = (&old.containers[index].limits, &new.containers[index].limits);
+            self.driver.create(&container::cgroup(new, id), &after.replacing(before))?;
         }
-        self.driver.create(&new.cgroup, after)
+        self.driver.create(&new.cgroup, &after.replacing(before))
     }
 
     /// Refuses what would be below present use, among the limits that differ.

@@ -37,6 +37,8 @@ fn classes_follow_the_pods_that_come_and_go() {
         host.run("best", &manifest("best", json!({"containers": [container("main", "sleep 100000", json!({}))]})));
     let besteffort = dirs(&best, "main", "cpu").1.parent().expect("a class").to_owned();
     wait_shares(&besteffort, 2);
+    host.ok(&["update", "second", "--cpu-request", "250m"]);
+    wait_shares(&class, 768);
     second.delete(&["--force"]);
     wait_shares(&class, 512);
     // Whatever was written there by somebody else: gc puts it right.

@@ -46,7 +46,7 @@ fn a_limit_of_memory_is_one_of_swap() {
     let host = Host::new();
     let of = |name: &str| container(name, "sleep 100000", json!({"limits": {"memory": "32Mi"}}));
     let annotations = json!({"husk.dev/swap.some": "8Mi"});
-    let spec = json!({"containers": [of("none"), of("some")]});
+    let spec = json!({"containers": [of("none"), of("some"), sleeper("free")]});
     let counted = if v1("memory") { "memory.memsw.limit_in_bytes" } else { "memory.swap.max" };
     let probe = host.run("probe", &manifest("probe", json!({"containers": [of("none")]})));
     if !dirs(&probe, "none", "memory").0.join(counted).exists() {
@@ -56,6 +56,9 @@ fn a_limit_of_memory_is_one_of_swap() {
     let memory = if v1("memory") { 32 * MIB } else { 0 };
     assert_eq!(value(&dirs(&pod, "none", "memory").0, counted), memory.to_string());
     assert_eq!(value(&dirs(&pod, "some", "memory").0, counted), (memory + 8 * MIB).to_string());
+    if !v1("memory") {
+        assert_eq!(value(&dirs(&pod, "free", "memory").0, counted), "0", "who has no limit does not swap either");
+    }
     if fs::read_to_string("/proc/swaps").expect("read /proc/swaps").lines().count() < 2 {
         skip!("the host has no swap: only what the kernel was told could be seen");
     }
@@ -100,4 +103,8 @@ fn memory_qos_follows_request_and_limit() {
     assert_eq!(value(&own, "memory.min"), (16 * MIB).to_string());
     assert_eq!(value(&own, "memory.high"), (34 * MIB).to_string());
     assert_eq!(value(&above, "memory.min"), (16 * MIB).to_string());
+    // A request that is the limit is slowed down nowhere, and all above protect as much at once.
+    host.ok(&["update", "qos", "--memory-request", "36Mi"]);
+    assert_eq!((value(&own, "memory.high").as_str(), value(&own, "memory.min")), ("max", (36 * MIB).to_string()));
+    assert!(above.ancestors().take(4).all(|dir| value(dir, "memory.min") == (36 * MIB).to_string()));
 }

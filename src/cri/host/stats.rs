@@ -71,8 +71,10 @@ fn usage(driver: &Cgroupfs, path: &str) -> Result<Usage, Status> {
 fn of_container(roots: &Roots, driver: &Cgroupfs, entry: &PodEntry, index: usize) -> Result<ContainerStats, Status> {
     let record = &entry.record.containers[index];
     let client = record.client.as_deref().cloned().unwrap_or_default();
-    let used = usage(driver, &container::cgroup(&entry.record, &client.id))?;
+    let cgroup = container::cgroup(&entry.record, &client.id);
+    let used = usage(driver, &cgroup)?;
     let dir = container::data_dir(roots, &entry.record, &record.name, entry.status.containers[index].attempt);
+    let available = driver.swap_available(&cgroup, &used);
     let now = nanos(jiff::Timestamp::now());
     Ok(ContainerStats {
         attributes: Some(ContainerAttributes {
@@ -86,8 +88,7 @@ fn of_container(roots: &Roots, driver: &Cgroupfs, entry: &PodEntry, index: usize
         writable_layer: Some(super::images::usage(&dir.join("upper"))?),
         swap: Some(SwapUsage {
             timestamp: now,
-            // A container with a memory limit gets no swap, and without one all there is.
-            swap_available_bytes: used.memory_limit_bytes.map(|_| UInt64Value { value: 0 }),
+            swap_available_bytes: number(available.map_err(|e| Status::internal(e.to_string()))?),
             swap_usage_bytes: number(used.swap_bytes),
         }),
         io: None,

@@ -80,14 +80,15 @@ fn check_amounts<'a>(
             r.add(path, format!("is the same page size as {other}; name it once"));
             continue;
         }
-        let whole = |q: &Quantity| page.is_none_or(|size| q.value().is_some_and(|n| n % size == 0));
+        let whole = |q: &Quantity| page.is_none_or(|size| q.is_whole() && q.value().is_some_and(|n| n % size == 0));
         match quantity(&text.0) {
             Err(e) => r.add(path, format!("{:?} is {e}", text.0)),
             Ok(q) if q.is_negative() => r.add(path, format!("{:?} must not be negative", text.0)),
             Ok(q) if name == "cpu" && q.millis().is_none_or(|n| n > MAX_CPUS * 1000) => {
                 r.add(path, format!("{:?} is too large: no kernel has more than {MAX_CPUS} CPUs", text.0));
             }
-            Ok(q) if name != "cpu" && !q.is_whole() => {
+            // Parts of a byte that come of a larger unit are rounded up, as everywhere.
+            Ok(q) if name != "cpu" && !q.is_whole() && text.0.ends_with(['m', 'u', 'n']) => {
                 r.add(path, format!("{:?} is not a whole number of bytes; did you mean M or Mi instead of m?", text.0));
             }
             Ok(q) if !whole(&q) => r.add(path, format!("{:?} is not a whole number of pages", text.0)),

@@ -501,7 +501,7 @@ fn an_unknown_driver_and_an_id_that_is_no_unit_are_refused() {
 #[test]
 fn the_helper_says_what_is_wrong_and_ends() {
     let host = host();
-    let task = json!({"hold": {"scope": {"unit": "a.scope", "slice": "a.slice", "description": "x", "cpu_weight": null}, "runtime": "a.slice/a.scope/runtime"}});
+    let task = json!({"hold": {"scope": {"unit": "a.scope", "slice": "a.slice", "slices": [], "description": "x", "cpu_weight": null}, "runtime": "a.slice/a.scope/runtime"}});
     let call = |task: &str, bus: &str| host.job(&["systemd", task]).env("DBUS_SYSTEM_BUS_ADDRESS", bus).finish();
     let output = call(&task.to_string(), "unix:path=/nowhere/socket");
     assert!(output.out().contains("/nowhere/socket") && output.out().starts_with("{\"failed\":"), "{output}");

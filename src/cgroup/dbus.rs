@@ -195,7 +195,7 @@ pub fn stop(units: &[String]) -> Result<(), Error> {
     })
 }
 
-/// Gives units other weights and protection, one after another, until the host boots again. One that is not there (any more) is fine.
+/// Gives transient units other weights and protection, one after another. Others are left as they are, and one that is not there (any more) is fine.
 ///
 /// # Errors
 /// As [`Error`] has them, for the first that could not be changed; those after it were not tried.
@@ -333,15 +333,7 @@ impl Systemd {
     /// Makes room for a scope of that name, if what is in its place is of the same pod.
     async fn clear(&self, scope: &Scope) -> Result<(), Error> {
         let unit = scope.unit.as_str();
-        let doing = || format!("look at {unit}");
-        let found = self.call(MANAGER_PATH, MANAGER, "GetUnit", &(unit,), doing).await;
-        let path: OwnedObjectPath = match found {
-            Err(e) if e.is(NO_SUCH_UNIT) => return Ok(()),
-            other => other?.body().deserialize().map_err(|e| failed(doing(), e))?,
-        };
-        let got = self.call(path.as_str(), PROPERTIES, "Get", &(UNIT, "Description"), doing).await?;
-        let value: OwnedVariant = got.body().deserialize().map_err(|e| failed(doing(), e))?;
-        let description = String::try_from(value).map_err(|e| failed(doing(), e))?;
+        let Some(description) = self.property::<String>(unit, "Description").await? else { return Ok(()) };
         if description != scope.description {
             return Err(Error::Foreign { unit: unit.to_owned(), description });
         }
@@ -351,7 +343,28 @@ impl Systemd {
         self.stop(unit).await
     }
 
+    /// What a unit says of itself; `None` when there is no such unit.
+    async fn property<T>(&self, unit: &str, name: &str) -> Result<Option<T>, Error>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
+        let doing = || format!("look at {unit}");
+        let found = self.call(MANAGER_PATH, MANAGER, "GetUnit", &(unit,), doing).await;
+        let path: OwnedObjectPath = match found {
+            Err(e) if e.is(NO_SUCH_UNIT) => return Ok(None),
+            other => other?.body().deserialize().map_err(|e| failed(doing(), e))?,
+        };
+        let got = self.call(path.as_str(), PROPERTIES, "Get", &(UNIT, name), doing).await?;
+        let value: OwnedVariant = got.body().deserialize().map_err(|e| failed(doing(), e))?;
+        T::try_from(value).map(Some).map_err(|e| failed(doing(), e.into()))
+    }
+
     async fn set(&self, due: &Due) -> Result<(), Error> {
+        // Of another kind, as of a slice that systemd has made for somebody else's unit, files would stay when it goes.
+        if self.property::<bool>(&due.unit, "Transient").await? != Some(true) {
+            return Ok(());
+        }
         let mut properties: PropertyList<'_> = Vec::new();
         properties.extend(due.cpu_weight.map(|weight| ("CPUWeight", weight.into())));
         properties.extend(due.memory_min_bytes.map(|bytes| ("MemoryMin", bytes.into())));

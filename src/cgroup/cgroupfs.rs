@@ -98,8 +98,8 @@ impl Cgroupfs {
                 files.retain(|file| file.file != "cpu.cfs_period_us" || limits.cpu_period_us != PERIOD_US);
             }
             match write_all(&dir, &files) {
-                // Memory may never be above memory and swap together, and a quota no larger than its period by more than the cgroup above allows:
-                // what is raised goes the other way round.
+                // Memory may never be above memory and swap together, nor the share of a quota in its period above that of the cgroup above, not even in
+                // between: what is raised goes the other way round.
                 Err(e) if matches!(controller.as_str(), "cpu" | "memory") && e.errno() == Some(Errno::EINVAL) => {
                     files.reverse();
                     write_all(&dir, &files)?;

@@ -211,6 +211,10 @@ impl Pod {
 
     pub(super) fn kill(&mut self, index: usize) {
         self.count_oom_kills(index);
+        self.kill_counted(index);
+    }
+
+    fn kill_counted(&mut self, index: usize) {
         if self.live[index].is_some() {
             self.kill_step(index);
         }
@@ -248,7 +252,7 @@ impl Pod {
             let _ = process::pidfd_send_signal(live.pidfd.as_fd(), libc::SIGKILL);
         }
         for index in 0..self.live.len() {
-            self.kill(index);
+            self.kill_counted(index);
         }
     }
 

@@ -440,8 +440,14 @@ fn a_device_that_a_client_gives_can_be_used_as_it_says() {
 fn a_memory_limit_below_present_use_is_refused() {
     let host = Host::new();
     let client = Client::new(&host, "below");
-    let id = client
-        .run("c", "dd if=/dev/zero of=/dev/shm/f bs=1048576 count=24 2>/dev/null; : >/dev/shm/full; exec sleep 1000");
+    // Without swap, to which the kernel could bring what is used.
+    let script = "dd if=/dev/zero of=/dev/shm/f bs=1048576 count=24 2>/dev/null; : >/dev/shm/full; exec sleep 1000";
+    let amounts = json!({"memoryLimitInBytes": "67108864", "memorySwapLimitInBytes": "67108864"});
+    let config = json!({"metadata": {"name": "c"}, "image": {"image": BUSYBOX}, "command": ["sh", "-c", script],
+        "linux": {"resources": amounts}});
+    let made = client.call("CreateContainer", json!({"podSandboxId": client.sandbox, "config": config}));
+    let id = made["containerId"].as_str().expect("an id").to_owned();
+    client.call("StartContainer", json!({"containerId": id}));
     let used = || {
         client.call("ContainerStats", json!({"containerId": id}))["stats"]["memory"]["workingSetBytes"]["value"].clone()
     };

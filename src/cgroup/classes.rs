@@ -217,6 +217,39 @@ mod tests {
     }
 
     #[test]
+    fn systemd_is_asked_for_what_differs_and_for_nothing_else() {
+        let tree = Tree::new(
+            "units",
+            &[
+                ("h.slice/memory.min", "0\n"),
+                ("h.slice/h-pods.slice/memory.min", "4096\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/cpu.weight", "100\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/memory.min", "4096\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/a.scope/cpu.weight", "59\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/a.scope/memory.min", "4096\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/a.scope/pod/cpu.weight", "100\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/a.scope/pod/memory.min", "4096\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/b.scope/cpu.weight", "100\n"),
+                ("h.slice/h-pods.slice/h-pods-burstable.slice/b.scope/pod/cpu.weight", "100\n"),
+                ("h.slice/h-pods.slice/h-pods-besteffort.slice/cpu.weight", "1\n"),
+            ],
+        );
+        let controllers = vec!["cpu".into(), "memory".into()];
+        let driver = Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: tree.0.clone(), controllers }) });
+        let due = |unit: &str, cpu_weight, memory_min_bytes| Due { unit: unit.into(), cpu_weight, memory_min_bytes };
+        assert_eq!(
+            driver.due("h").unwrap(),
+            [
+                due("a.scope", Some(100), None),
+                due("h-pods-burstable.slice", Some(weight_from_shares(2048)), None),
+                due("h.slice", None, Some(4096)),
+            ]
+        );
+        assert_eq!(driver.due("other").unwrap(), []);
+        assert_eq!(Cgroupfs::new(Hierarchies { v1: vec![], v2: None }).due("h").unwrap(), []);
+    }
+
+    #[test]
     fn on_v2_weights_are_added_as_shares_and_memory_is_protected_all_the_way() {
         let tree = Tree::new(
             "v2",

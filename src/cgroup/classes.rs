@@ -183,6 +183,12 @@ mod tests {
             Tree(top)
         }
 
+        /// A driver that takes it for a v2 tree.
+        fn v2(&self) -> Cgroupfs {
+            let controllers = vec!["cpu".into(), "memory".into()];
+            Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: self.0.clone(), controllers }) })
+        }
+
         fn read(&self, file: &str) -> String {
             fs::read_to_string(self.0.join(file)).unwrap()
         }
@@ -234,8 +240,7 @@ mod tests {
                 ("h.slice/h-pods.slice/h-pods-besteffort.slice/cpu.weight", "1\n"),
             ],
         );
-        let controllers = vec!["cpu".into(), "memory".into()];
-        let driver = Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: tree.0.clone(), controllers }) });
+        let driver = tree.v2();
         let due = |unit: &str, cpu_weight, memory_min_bytes| Due { unit: unit.into(), cpu_weight, memory_min_bytes };
         assert_eq!(
             driver.due("h").unwrap(),
@@ -265,8 +270,7 @@ mod tests {
                 ("h/pods/pod3/memory.min", "8192\n"),
             ],
         );
-        let controllers = vec!["cpu".into(), "memory".into()];
-        let driver = Cgroupfs::new(Hierarchies { v1: vec![], v2: Some(V2 { mount: tree.0.clone(), controllers }) });
+        let driver = tree.v2();
         driver.settle("h/pods", false).unwrap();
         assert_eq!(tree.read("h/pods/burstable/cpu.weight"), weight_from_shares(2048).to_string());
         assert_eq!(tree.read("h/memory.min"), "");
